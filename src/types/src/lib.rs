@@ -1,0 +1,9 @@
+//! Ids, units and error kinds that more than one layer names.
+//!
+//! A type is here only when two crates name it; limits live beside the code that enforces them.
+
+mod error;
+mod ids;
+
+pub use error::{Error, GrpcCode};
+pub use ids::{ClusterId, LeaseId, LogIndex, MemberId, Revision, Term};
