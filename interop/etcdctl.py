@@ -1,10 +1,11 @@
 """etcdctl against etcd and against quorate: the same commands, equal output.
 
-Each line of commands.txt is run by Debian's etcdctl against a fresh Debian etcd, then, on the same addresses, against
-a fresh quorate. Standard output, standard error and exit status must be equal. Only these are masked:
+Each line of commands.txt is run by Debian's etcdctl (a few by the newest) against a fresh Debian etcd, then, on the
+same addresses, against a fresh quorate. Standard output, standard error and exit status must be equal. Only these are masked:
 
 - cluster_id, member_id (the leader's too), raft_term, the server's version, and sizes in bytes of its database;
-- what etcdctl itself draws or measures: the time and the client id in its warnings, and how long a health check took.
+- what etcdctl itself draws or measures: in its warnings the time, the client's id and its own port; how long a health
+  check took.
 
 The raft index is *not* masked: with one member the log's first four entries are the same, and then each accepted
 change is one entry. Because the member id and the cluster id are derived from flags, they are compared unmasked in a
@@ -32,23 +33,27 @@ MASKED_JSON = re.compile(r'"(cluster_id|member_id|raft_term|raftTerm|leader|ID|d
 MASKED_FIELDS = re.compile(r'^"(ClusterID|MemberID|RaftTerm|Leader|ID|DBSize|DBSizeInUse)" : \d+$', re.M)
 MASKED_VERSION = re.compile(r'"(version|Version)"( ?: ?)"[^"]*"')
 MASKED_TOOK = re.compile(r'(took = |"took":"|"Took" : )[0-9.]+(µs|ms|s)')
-MASKED_WARNING = re.compile(r'"ts":"[^"]*"|endpoint://client-[0-9a-f-]{36}/')
+MASKED_WARNING = re.compile(r'"ts":"[^"]*"|endpoint://client-[0-9a-f-]{36}/|endpoints://0x[0-9a-f]+/|LocalAddr: \'[^\']*\'')
 MASKED_COLUMNS = {"ID", "VERSION", "DB SIZE", "RAFT TERM", "TOOK"}
 # `endpoint status` and `member list` without headings: columns by position.
 STATUS_COLUMNS = {1: "ID", 2: "VERSION", 3: "DB SIZE", 6: "RAFT TERM"}
 MEMBER_COLUMNS = {0: "ID"}
 
 
+NEWEST = "3.7: "
+
+
 class Command:
     def __init__(self, line_number, text):
         self.line_number = line_number
-        self.text = text
+        self.newest = text.startswith(NEWEST)
+        self.text = text = text.removeprefix(NEWEST)
         self.words = shlex.split(text)
         self.stdin_lines = []
 
     @property
     def name(self):
-        return f"etcdctl {self.text}  [commands.txt:{self.line_number}]"
+        return f"etcdctl{' 3.7' if self.newest else ''} {self.text}  [commands.txt:{self.line_number}]"
 
     def stdin(self):
         return "".join(line + "\n" for line in self.stdin_lines).encode()
@@ -77,7 +82,7 @@ def run_command(command, endpoint):
     environment |= {"ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": endpoint}
     try:
         done = subprocess.run(
-            [install.etcdctl(), *command.words],
+            [install.newest_etcdctl() if command.newest else install.etcdctl(), *command.words],
             input=command.stdin(),
             capture_output=True,
             env=environment,
@@ -153,7 +158,35 @@ def outputs_of(server, commands):
     return outputs, identity
 
 
+# What the masks must hide (True) and what they must not (False): a mask that hides too much makes every check idle.
+MASK_EXAMPLES = [
+    (True, "get a -w json", '"member_id":7,"revision":2', '"member_id":8,"revision":2'),
+    (False, "get a -w json", '"member_id":7,"revision":2', '"member_id":7,"revision":3'),
+    (False, "get a -w json", '"member_id":7', '"member":7'),
+    (False, "get a -w json", '"mod_revision":2,"version":1,"value":"MQ=="', '"mod_revision":2,"version":2,"value":"MQ=="'),
+    (False, "get a -w fields", '"Version" : 1', '"Version" : 2'),
+    (True, "get a -w fields", '"ClusterID" : 1', '"ClusterID" : 2'),
+    (False, "get a", "a\n1", "a\n2"),
+    (True, "endpoint status -w json", '"version":"3.4.23","dbSize":1,"raftIndex":4', '"version":"3.7.0","dbSize":2,"raftIndex":4'),
+    (False, "endpoint status -w json", '"dbSize":1,"raftIndex":4', '"dbSize":1,"raftIndex":5'),
+    (True, "endpoint status", "u, 8e9e, 3.4.23, 20 kB, true, false, 2, 4, 4, ", "u, 4711, 3.7.0, 1.1 MB, true, false, 3, 4, 4, "),
+    (False, "endpoint status", "u, 8e9e, 3.4.23, 20 kB, true, false, 2, 4, 4, ", "u, 8e9e, 3.4.23, 20 kB, true, true, 2, 4, 4, "),
+    (True, "member list", "8e9e, started, m1, p, c, false", "4711, started, m1, p, c, false"),
+    (False, "member list", "8e9e, started, m1, p, c, false", "8e9e, started, m2, p, c, false"),
+]
+
+
+def check_masks(report):
+    wrong = [
+        f"{text}: {left!r} and {right!r} must {'' if equal else 'not '}be taken as equal"
+        for equal, text, left, right in MASK_EXAMPLES
+        if (mask(Command(0, text), (0, left, "")) == mask(Command(0, text), (0, right, ""))) != equal
+    ]
+    report.check("the masks hide what they should and nothing else", not wrong, "\n".join(wrong))
+
+
 def check(report, options, work):
+    check_masks(report)
     commands = read_commands()
     if len(commands) < COMMANDS_MIN:
         raise Problem(f"{COMMANDS} holds {len(commands)} commands; at least {COMMANDS_MIN} are wanted")

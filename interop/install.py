@@ -107,6 +107,13 @@ def go_build(package):
 
 
 @functools.cache
+def newest_etcdctl():
+    target = cache_dir() / "bin" / "etcdctl"
+    run([go(), "build", "-o", str(target), "go.etcd.io/etcd/etcdctl/v3"], "building etcdctl 3.7", cwd=HERE)
+    return str(target)
+
+
+@functools.cache
 def python_with_etcd3():
     """The Python of a virtual environment that holds exactly what python/requirements.txt pins."""
     requirements = HERE / "python" / "requirements.txt"

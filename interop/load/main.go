@@ -5,6 +5,7 @@
 //	load write  -endpoint URL -prefix P -writers N -acks FILE   until the server fails every writer
 //	load await  -endpoint URL -key K                            until a linearizable get finds K
 //	load verify -endpoint URL -prefix P -acks FILE
+//	load count  -endpoint URL -prefix P
 //
 // Each prints one JSON object on its last line.
 package main
@@ -38,7 +39,7 @@ const (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail("usage: load fill|write|await|verify FLAGS")
+		fail("usage: load fill|write|await|verify|count FLAGS")
 	}
 	flags := flag.NewFlagSet("load", flag.ExitOnError)
 	endpoint := flags.String("endpoint", "", "client URL of the server")
@@ -65,6 +66,8 @@ func main() {
 		result, err = await(ctx, *endpoint, *key)
 	case "verify":
 		result, err = verify(ctx, *endpoint, *prefix, *acks, *valueBytes)
+	case "count":
+		result, err = countKeys(ctx, *endpoint, *prefix)
 	default:
 		err = fmt.Errorf("unknown command %q", os.Args[1])
 	}
@@ -266,4 +269,17 @@ func readAll(ctx context.Context, client *clientv3.Client, prefix string, valueB
 			return stored, page.Header.Revision, nil
 		}
 	}
+}
+
+func countKeys(ctx context.Context, endpoint, prefix string) (any, error) {
+	client, err := writers.Connect(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	answer, err := client.Get(ctx, prefix+"/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return nil, fmt.Errorf("counting: %w", err)
+	}
+	return map[string]any{"count": answer.Count}, nil
 }
