@@ -1,1 +1,3 @@
-//! placeholder
+//! The replicated state machine: the key space with its history, and what else the log decides.
+
+pub mod mvcc;
