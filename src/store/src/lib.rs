@@ -1,5 +1,8 @@
 //! The replicated state machine. (Signatures; the bodies follow in the next commits.)
+
 #![allow(unused_variables, dead_code, missing_docs, clippy::unimplemented)]
+
+pub mod mvcc;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
