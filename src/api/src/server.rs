@@ -18,12 +18,10 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::server::conn::auto;
+use quorate_http::{Executor, HyperStream, Timer};
 use quorate_runtime::sync::{mpsc, watch};
 use quorate_runtime::{BoxFuture, Rt, clock, net, select};
 use tower_service::Service;
-
-use crate::exec::{RtExecutor, RtTimer};
-use crate::io::HyperStream;
 
 /// What hyper accepts as an error of a service or a body.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -147,9 +145,9 @@ enum Phase {
     CutOff,
 }
 
-fn connection_builder(rt: &Rt, options: &ServerOptions) -> auto::Builder<RtExecutor> {
-    let timer = RtTimer::new(rt.clone());
-    let mut builder = auto::Builder::new(RtExecutor::new(rt.clone()));
+fn connection_builder(rt: &Rt, options: &ServerOptions) -> auto::Builder<Executor> {
+    let timer = Timer::new(rt.clone());
+    let mut builder = auto::Builder::new(Executor::new(rt.clone()));
     // No date header: hyper would take it from the host's clock. No limit on the time between two HTTP/1 requests, as etcd.
     builder.http1().timer(timer.clone()).header_read_timeout(None).auto_date_header(false);
     builder
@@ -168,7 +166,7 @@ fn connection_builder(rt: &Rt, options: &ServerOptions) -> auto::Builder<RtExecu
 /// What runs on the reactor that gets the connection.
 fn connection_start<S, B>(
     incoming: Box<dyn net::Incoming>,
-    builder: auto::Builder<RtExecutor>,
+    builder: auto::Builder<Executor>,
     service: S,
     phase: watch::Receiver<Phase>,
     alive: mpsc::Sender<()>,
@@ -198,7 +196,7 @@ where
 
 /// Runs one connection through the phases of a shutdown.
 async fn drive<S, B>(
-    connection: auto::Connection<'_, HyperStream, Calls<S>, RtExecutor>,
+    connection: auto::Connection<'_, HyperStream<net::BoxStream>, Calls<S>, Executor>,
     mut phase: watch::Receiver<Phase>,
     peer: &net::Address,
 ) where
