@@ -40,12 +40,8 @@ pub fn range_stream(request: &RangeRequest) -> Result<(), Status> {
     if !natural {
         return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
     }
-    let filters = [
-        request.min_mod_revision,
-        request.max_mod_revision,
-        request.min_create_revision,
-        request.max_create_revision,
-    ];
+    let filters =
+        [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
     if filters != [0; 4] {
         return Err(Status::unimplemented("RangeStream does not support revision filters"));
     }
@@ -170,13 +166,13 @@ impl KeyRanges {
         if start >= end {
             return;
         }
-        if let Some((left, left_end)) = self.ends.range(..=&start).next_back()
+        if let Some((left, left_end)) = self.ends.range::<Bytes, _>(..=&start).next_back()
             && *left_end >= start
         {
             end = end.max(left_end.clone());
             start = left.clone();
         }
-        while let Some((right, right_end)) = self.ends.range(&start..=&end).next() {
+        while let Some((right, right_end)) = self.ends.range::<Bytes, _>(&start..=&end).next() {
             end = end.max(right_end.clone());
             let right = right.clone();
             self.ends.remove(&right);
@@ -191,7 +187,7 @@ impl KeyRanges {
     }
 
     fn contains(&self, key: &Bytes) -> bool {
-        self.ends.range(..=key).next_back().is_some_and(|(_, end)| key < end)
+        self.ends.range::<Bytes, _>(..=key).next_back().is_some_and(|(_, end)| key < end)
     }
 }
 

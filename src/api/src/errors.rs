@@ -1,23 +1,11 @@
 //! etcd's errors as gRPC statuses: the same code, the same text.
 
-use quorate_store::ReadError;
 use quorate_types::Error;
 use tonic::{Code, Status};
 
 /// The status that a client sees for `error`.
 pub fn status(error: Error) -> Status {
     Status::new(Code::from_i32(error.code() as i32), error.message())
-}
-
-/// The status of a read that failed. Damage is told as it is: no error of etcd's names the file and the offset.
-pub fn read_status(error: ReadError) -> Status {
-    match error {
-        ReadError::Refused(error) => status(error),
-        ReadError::Damaged(error) => {
-            tracing::error!(%error, "refused a read: what is stored is damaged");
-            Status::data_loss(error.to_string())
-        }
-    }
 }
 
 #[cfg(test)]

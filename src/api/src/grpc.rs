@@ -17,9 +17,11 @@ use http::{Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 use prost::Message;
+use quorate_types::Error;
 use tonic::Status;
 
 use crate::body::ApiBody;
+use crate::errors;
 
 /// Flag and length ahead of each message.
 pub const PREFIX_BYTES: usize = 5;
@@ -57,7 +59,8 @@ where
     B: Body<Data = Bytes, Error: Display>,
 {
     let mut body = pin!(body);
-    let missing = || Status::internal("cardinality violation: received no request message from non-client-streaming RPC");
+    let missing =
+        || Status::internal("cardinality violation: received no request message from non-client-streaming RPC");
     let first = next_data(&mut body).await?.ok_or_else(missing)?;
     if let Some(total) = total_bytes(&first, limit_bytes)?
         && first.len() >= total
@@ -112,19 +115,23 @@ fn total_bytes(received: &[u8], limit_bytes: usize) -> Result<Option<usize>, Sta
     }
 }
 
-/// Decodes a request; what is not one is refused as grpc-go refuses it.
+/// Decodes a request; what is not one is refused as grpc-go refuses it. The decoder gives up at 100 nested messages: only
+/// transactions in transactions get there, and those are refused as any that are too deep.
 pub fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
-    M::decode(message).map_err(|error| Status::internal(format!("grpc: error unmarshalling request: {error}")))
+    M::decode(message).map_err(|error| {
+        let text = error.to_string();
+        if text.ends_with("recursion limit reached") {
+            return errors::status(Error::TooManyOps);
+        }
+        Status::internal(format!("grpc: error unmarshalling request: {text}"))
+    })
 }
 
 /// Encodes a message with its prefix, in one allocation.
 pub fn encode(message: &impl Message) -> Result<Bytes, Status> {
     let length = message.encoded_len();
     let announced = u32::try_from(length).ok().filter(|length| *length <= i32::MAX as u32).ok_or_else(|| {
-        Status::resource_exhausted(format!(
-            "grpc: trying to send message larger than max ({length} vs. {})",
-            i32::MAX
-        ))
+        Status::resource_exhausted(format!("grpc: trying to send message larger than max ({length} vs. {})", i32::MAX))
     })?;
     let mut buffer = BytesMut::with_capacity(PREFIX_BYTES + length);
     buffer.put_u8(0);
@@ -172,7 +179,7 @@ mod tests {
     use futures_util::stream;
     use http_body::Frame;
     use http_body_util::StreamBody;
-    use quorate_proto::etcdserverpb::{PutRequest, RangeRequest};
+    use quorate_proto::etcdserverpb::{PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
     use tonic::Code;
 
     use super::*;
@@ -214,7 +221,11 @@ mod tests {
     #[test]
     fn bad_framing_is_refused_in_grpc_gos_words() {
         let cases: [(Vec<Vec<u8>>, Code, &str); 6] = [
-            (vec![], Code::Internal, "cardinality violation: received no request message from non-client-streaming RPC"),
+            (
+                vec![],
+                Code::Internal,
+                "cardinality violation: received no request message from non-client-streaming RPC",
+            ),
             (vec![vec![0, 0]], Code::Internal, "unexpected EOF"),
             (vec![framed(0, 7, b"sesame")], Code::Internal, "unexpected EOF"),
             (
@@ -245,6 +256,17 @@ mod tests {
         let status = decode::<RangeRequest>(Bytes::from_static(b"\xff\xff\xff")).unwrap_err();
         assert_eq!(status.code(), Code::Internal);
         assert!(status.message().starts_with("grpc: error unmarshalling request: "), "{status}");
+    }
+
+    #[test]
+    fn transactions_nested_beyond_the_decoder_are_too_many_operations() {
+        let nest = |child| TxnRequest {
+            success: vec![RequestOp { request: Some(request_op::Request::RequestTxn(child)) }],
+            ..Default::default()
+        };
+        let deep = (0..80).fold(TxnRequest::default(), |child, _| nest(child));
+        let status = decode::<TxnRequest>(deep.encode_to_vec().into()).unwrap_err();
+        assert_eq!(status.message(), Error::TooManyOps.message());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use http::{Response, StatusCode, Uri};
 use quorate_proto::etcdserverpb::{AlarmMember, AlarmType, RangeRequest};
 
 use crate::body::ApiBody;
-use crate::errors::{read_status, status};
+use crate::errors::status;
 use crate::plain::{self, query};
 use crate::service::Api;
 
@@ -41,8 +41,9 @@ async fn check(api: &Api, excluded: &BTreeSet<String>, serializable: bool) -> Re
         if !serializable {
             api.member.linearize().await.map_err(status)?;
         }
-        let first_key = RangeRequest { key: Bytes::from_static(b"\0"), limit: 1, keys_only: true, ..Default::default() };
-        api.member.view().range(&first_key).map_err(read_status)
+        let first_key =
+            RangeRequest { key: Bytes::from_static(b"\0"), limit: 1, keys_only: true, ..Default::default() };
+        api.member.view().range(&first_key).map_err(|failure| api.read_failed(failure))
     };
     read.await.map(drop).map_err(|failure| format!("RANGE ERROR:{}", failure.message()))
 }

@@ -26,7 +26,7 @@ use quorate_types::{Error, Revision};
 use tonic::Status;
 
 use crate::body::Messages;
-use crate::errors::{read_status, status};
+use crate::errors::status;
 use crate::service::Api;
 use crate::{check, grpc};
 
@@ -44,7 +44,8 @@ impl Api {
         if !request.serializable {
             self.member.linearize().await.map_err(status)?;
         }
-        let mut response = self.member.view().range(&request).map_err(read_status)?;
+        let mut response = self.member.view().range(&request).map_err(|failure| self.read_failed(failure))?;
+        self.member.metrics().ranges.inc();
         self.fill(&mut response.header);
         Ok(response)
     }
@@ -113,7 +114,7 @@ impl Api {
         if !check::is_serializable(&request) {
             self.member.linearize().await.map_err(status)?;
         }
-        let mut response = self.member.view().read_txn(&request).map_err(read_status)?;
+        let mut response = self.member.view().read_txn(&request).map_err(|failure| self.read_failed(failure))?;
         self.fill(&mut response.header);
         Ok(response)
     }
@@ -124,7 +125,7 @@ impl Api {
         match self.propose(proposal).await? {
             Response::Compaction(mut response) => {
                 if request.physical {
-                    self.member.compacted(Revision(request.revision)).await;
+                    self.member.compacted(Revision(request.revision)).await.map_err(status)?;
                 }
                 response.header.get_or_insert_default().revision = self.member.view().revision().0;
                 self.fill(&mut response.header);
@@ -145,11 +146,8 @@ impl Api {
             view.alarms().iter().any(|raised| raised.member_id == member_id && raised.alarm() == AlarmType::Nospace)
         };
         if !raised {
-            let alarm = AlarmRequest {
-                action: AlarmAction::Activate as i32,
-                member_id,
-                alarm: AlarmType::Nospace as i32,
-            };
+            let alarm =
+                AlarmRequest { action: AlarmAction::Activate as i32, member_id, alarm: AlarmType::Nospace as i32 };
             // The client's answer does not depend on it: the next write that does not fit tries again.
             if let Err(error) =
                 self.member.propose(InternalRaftRequest { alarm: Some(alarm), ..Default::default() }).await
@@ -193,7 +191,7 @@ impl Pieces {
                 Reading { view: self.api.member.view(), give_back_at: now + VIEW_HELD_MAX, ..reading }
             }
         };
-        let piece = reading.view.range(&self.request).map_err(read_status)?;
+        let piece = reading.view.range(&self.request).map_err(|failure| self.api.read_failed(failure))?;
         if self.request.count_only {
             return Ok((self.last(&reading, Vec::new(), false, piece.count), None));
         }

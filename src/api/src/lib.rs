@@ -28,6 +28,5 @@ mod server;
 mod service;
 
 pub use body::{ApiBody, Messages};
-pub use maintenance::ETCD_VERSION;
 pub use server::{BoxError, ServerOptions, serve, serve_with};
 pub use service::{Api, ApiOptions, ApiService, service};

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use quorate_member::SERVER_VERSION;
 use quorate_proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, DowngradeInfo, InternalRaftRequest, ResponseHeader, StatusRequest,
     StatusResponse,
@@ -12,9 +13,6 @@ use tonic::Status;
 
 use crate::kv::unexpected;
 use crate::service::Api;
-
-/// The etcd version that this server speaks, and calls itself where a client asks.
-pub const ETCD_VERSION: &str = "3.7.1";
 
 impl Api {
     /// Maintenance.Status. Answered by every member for itself, also by a learner or without a leader.
@@ -27,7 +25,7 @@ impl Api {
         let errors = leaderless.into_iter().chain(view.alarms().iter().map(alarm_text)).collect();
         Ok(StatusResponse {
             header,
-            version: ETCD_VERSION.to_owned(),
+            version: SERVER_VERSION.to_owned(),
             db_size: clamped(view.db_size_bytes()),
             leader: raft.leader.map_or(0, |leader| leader.0),
             raft_index: raft.committed.0,

@@ -67,10 +67,7 @@ impl Metrics {
             &by_code,
         )?;
         let messages_received = IntCounterVec::new(
-            Opts::new(
-                "grpc_server_msg_received_total",
-                "Total number of RPC stream messages received on the server.",
-            ),
+            Opts::new("grpc_server_msg_received_total", "Total number of RPC stream messages received on the server."),
             &by_method,
         )?;
         let messages_sent = IntCounterVec::new(
@@ -110,10 +107,7 @@ impl Metrics {
                 "etcd_network_client_grpc_sent_bytes_total",
                 "The total number of bytes sent to grpc clients.",
             )?,
-            health_success: counter(
-                "etcd_server_health_success",
-                "The total number of successful health checks",
-            )?,
+            health_success: counter("etcd_server_health_success", "The total number of successful health checks")?,
             health_failures: counter("etcd_server_health_failures", "The total number of failed health checks")?,
         })
     }

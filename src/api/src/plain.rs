@@ -6,10 +6,10 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use http::{Method, Response, StatusCode, Uri};
 use prometheus::TextEncoder;
+use quorate_member::SERVER_VERSION;
 
 use crate::body::ApiBody;
 use crate::health;
-use crate::maintenance::ETCD_VERSION;
 use crate::service::Api;
 
 /// Text, as Go's server declares it.
@@ -84,7 +84,7 @@ fn pushed(mut bytes: Vec<u8>, byte: u8) -> Vec<u8> {
 /// What `/version` says. The cluster's version is undecided until the first leader has proposed it.
 fn version_json(cluster: Option<&str>) -> String {
     let (cluster, storage) = cluster.map_or(("not_decided", "unknown"), |version| (version, version));
-    format!(r#"{{"etcdserver":"{ETCD_VERSION}","etcdcluster":"{cluster}","storage":"{storage}"}}"#)
+    format!(r#"{{"etcdserver":"{SERVER_VERSION}","etcdcluster":"{cluster}","storage":"{storage}"}}"#)
 }
 
 fn metrics(api: &Api) -> Response<ApiBody> {
@@ -105,14 +105,8 @@ mod tests {
 
     #[test]
     fn versions() {
-        assert_eq!(
-            version_json(Some("3.7.0")),
-            r#"{"etcdserver":"3.7.1","etcdcluster":"3.7.0","storage":"3.7.0"}"#
-        );
-        assert_eq!(
-            version_json(None),
-            r#"{"etcdserver":"3.7.1","etcdcluster":"not_decided","storage":"unknown"}"#
-        );
+        assert_eq!(version_json(Some("3.7.0")), r#"{"etcdserver":"3.7.1","etcdcluster":"3.7.0","storage":"3.7.0"}"#);
+        assert_eq!(version_json(None), r#"{"etcdserver":"3.7.1","etcdcluster":"not_decided","storage":"unknown"}"#);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use prost::Message;
 use quorate_member::Member;
 use quorate_proto::etcdserverpb::{InternalRaftRequest, ResponseHeader};
 use quorate_runtime::{BoxFuture, Rt};
+use quorate_store::ReadError;
 use quorate_types::Error;
 use tonic::{Code, Status};
 
@@ -66,6 +67,17 @@ impl Api {
     /// Proposes `request` and waits until it is applied here.
     pub(crate) async fn propose(&self, request: InternalRaftRequest) -> Result<quorate_store::Response, Status> {
         self.member.propose(request).await.map_err(errors::status)
+    }
+
+    /// The status of a read that failed. Damage stops the member, and is told as it is: no error of etcd's names the file.
+    pub(crate) fn read_failed(&self, failure: ReadError) -> Status {
+        match failure {
+            ReadError::Refused(error) => errors::status(error),
+            ReadError::Damaged(damage) => {
+                self.member.fail(format!("a read found damage: {damage}"));
+                Status::data_loss(damage.to_string())
+            }
+        }
     }
 
     /// Completes the header of an answer: who answers, in which term, and at which revision if the handler left it open.

@@ -71,7 +71,11 @@ fn streamed_ranges() {
         (RangeRequest::default(), Err((Code::InvalidArgument, "etcdserver: key is not provided"))),
     ] {
         let found = range_stream(&request);
-        assert_eq!(found.as_ref().map_err(|status| (status.code(), status.message())).copied(), expected, "{request:?}");
+        assert_eq!(
+            found.as_ref().map_err(|status| (status.code(), status.message())).copied(),
+            expected,
+            "{request:?}"
+        );
     }
 }
 
@@ -102,12 +106,8 @@ fn deletes() {
 #[test]
 fn operations_of_a_transaction_are_checked_one_by_one() {
     let bad_sort = op(Op::RequestRange(RangeRequest { key: "k".into(), sort_order: 7, ..Default::default() }));
-    let bad_put = op(Op::RequestPut(PutRequest {
-        key: "k".into(),
-        value: "v".into(),
-        ignore_value: true,
-        ..Default::default()
-    }));
+    let bad_put =
+        op(Op::RequestPut(PutRequest { key: "k".into(), value: "v".into(), ignore_value: true, ..Default::default() }));
     for (ops, expected) in [
         (vec![], Ok(())),
         (vec![get("a"), set("a"), get("a")], Ok(())),
@@ -147,10 +147,8 @@ fn the_longest_list_counts_and_nested_transactions_share_what_is_left() {
     ] {
         assert_eq!(txn(&request(compares, thens, elses), 4), expected);
     }
-    let parent = |children| TxnRequest {
-        success: vec![nested(vec![get("k"); children], vec![])],
-        ..Default::default()
-    };
+    let parent =
+        |children| TxnRequest { success: vec![nested(vec![get("k"); children], vec![])], ..Default::default() };
     assert_eq!(txn(&parent(3), 4), Ok(()));
     assert_eq!(txn(&parent(4), 4), Err(Error::TooManyOps));
     // Too many is told before what is wrong with one of them.
@@ -164,14 +162,12 @@ fn nesting_ends_well_before_what_the_log_could_no_longer_hold() {
     use prost::Message as _;
     let deep = |levels: usize| {
         let leaf = TxnRequest { success: vec![set("k")], ..Default::default() };
-        (1..levels).fold(leaf, |child, _| TxnRequest {
-            success: vec![op(Op::RequestTxn(child))],
-            ..Default::default()
-        })
+        (1..levels).fold(leaf, |child, _| TxnRequest { success: vec![op(Op::RequestTxn(child))], ..Default::default() })
     };
     assert_eq!(txn(&deep(TXN_DEPTH_MAX), 1000), Ok(()));
     assert_eq!(txn(&deep(TXN_DEPTH_MAX + 1), 1000), Err(Error::TooManyOps));
-    let entry = quorate_proto::etcdserverpb::InternalRaftRequest { txn: Some(deep(TXN_DEPTH_MAX)), ..Default::default() };
+    let entry =
+        quorate_proto::etcdserverpb::InternalRaftRequest { txn: Some(deep(TXN_DEPTH_MAX)), ..Default::default() };
     let encoded = entry.encode_to_vec();
     assert!(quorate_proto::etcdserverpb::InternalRaftRequest::decode(encoded.as_slice()).is_ok());
 }
@@ -234,8 +230,7 @@ fn overlaps_are_found_in_reasonable_time() {
 
 #[test]
 fn serializable_only_if_every_operation_is() {
-    let serializable =
-        op(Op::RequestRange(RangeRequest { key: "k".into(), serializable: true, ..Default::default() }));
+    let serializable = op(Op::RequestRange(RangeRequest { key: "k".into(), serializable: true, ..Default::default() }));
     let request = |success: Vec<RequestOp>, failure: Vec<RequestOp>| TxnRequest { compare: vec![], success, failure };
     assert!(is_serializable(&request(vec![serializable.clone()], vec![serializable.clone()])));
     assert!(!is_serializable(&request(vec![serializable.clone(), get("k")], vec![])));
