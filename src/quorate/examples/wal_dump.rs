@@ -3,12 +3,12 @@
 //!
 //! `wal_dump DIR`, where DIR holds the `.wal` files.
 
+use std::error::Error;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use quorate_raft::wal;
 use quorate_runtime::Rt;
 use quorate_runtime_tokio::TokioRuntime;
@@ -21,13 +21,13 @@ fn main() -> ExitCode {
     match TokioRuntime::run(1, |rt| async move { dump(&rt, Path::new(&dir)) }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
+            eprintln!("{error}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn dump(rt: &Rt, dir: &Path) -> anyhow::Result<()> {
+fn dump(rt: &Rt, dir: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
     let log = wal::read_all(rt, dir)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for entry in &log.entries {
@@ -38,7 +38,8 @@ fn dump(rt: &Rt, dir: &Path) -> anyhow::Result<()> {
         let line = serde_json::json!({
             "index": entry.index(), "term": entry.term(), "type": entry.r#type() as i32, "data_hex": data_hex,
         });
-        writeln!(out, "{line}").context("cannot write to standard output")?;
+        writeln!(out, "{line}")?;
     }
-    out.flush().context("cannot write to standard output")
+    out.flush()?;
+    Ok(())
 }
