@@ -168,11 +168,14 @@ impl Assembler {
         {
             return Err(at.damaged(format!("the term is {}, but entry {index} before it has {term}", state.term())));
         }
-        self.hard_state = raftpb::HardState {
-            term: Some(state.term()),
-            vote: Some(state.vote()),
-            commit: Some(state.commit()),
-        };
+        // A new log begins with an empty state; raft asks whether there ever was one.
+        if (state.term(), state.vote(), state.commit()) != (0, 0, 0) {
+            self.hard_state = raftpb::HardState {
+                term: Some(state.term()),
+                vote: Some(state.vote()),
+                commit: Some(state.commit()),
+            };
+        }
         Ok(())
     }
 
@@ -203,7 +206,7 @@ impl Assembler {
             None => {}
         }
         // With a snapshot from a leader the log can go on far beyond its end.
-        self.next_index_max = self.next_index_max.max(Some(mark.index.next()));
+        self.next_index_max = self.next_index_max.map(|next| next.max(mark.index.next()));
         Ok(())
     }
 
@@ -242,8 +245,8 @@ impl Assembler {
         if let Some(last) = self.entries.last()
             && last.term() > self.hard_state.term()
         {
-            self.hard_state.term = last.term;
-            self.hard_state.vote = Some(0);
+            let commit = Some(self.hard_state.commit());
+            self.hard_state = raftpb::HardState { term: last.term, vote: Some(0), commit };
         }
         let metadata = self.metadata();
         let metadata = walpb::Metadata::decode(metadata)

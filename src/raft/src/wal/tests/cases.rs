@@ -255,7 +255,7 @@ fn damage_before_a_later_batch_is_refused_and_nothing_overwritten() {
         wal.append(&later).unwrap();
         drop(wal);
         let path = tail_path(&disk);
-        disk.flip_bit(&path, end.offset_bytes as usize - 4, 0);
+        disk.flip_bit(&path, end.offset_bytes as usize - 12, 0);
         let (paths, contents) = (disk.paths(), disk.contents(&path));
         let error = open(&disk, small()).err().unwrap();
         let WalError::Damaged { file, offset_bytes, reason } = &error else { panic!("{error}") };
