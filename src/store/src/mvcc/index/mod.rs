@@ -1,14 +1,43 @@
-//! The key index: from each key to its newest state and to the names of its older rows.
+//! The key index: from each key to its newest state and to the names of its older rows, all in memory.
+//!
+//! Values live in storage under the name of their row, `(main, sub)`. The index answers what storage cannot answer fast: which row
+//! was the newest of a key at a revision, which keys lie in a range, and how many. A write asks it for the key's
+//! create revision and version and records its row here; a read finds rows here and fetches their values; a compaction
+//! learns here which rows can go.
+//!
+//! [`KeyIndex::clone`] is a snapshot: one pointer. The writer goes on with its own, sharing what it does not change, so a
+//! reader keeps its view for as long as it likes and nobody waits for anybody.
+//!
+//! - `range`: which keys a request means
+//! - `tree`: the shared nodes, and how they split and join; `keys`: the packed keys of one node
+//! - `entry`: the life of one key; `history`: its older rows
+//! - `scan`: walks and counts; `compact`: forgetting, in slices; `build`: all at once, at start
+//!
+//! A read below the revision of the last compaction, or above the newest, is the caller's to refuse: the index answers from
+//! what rows it has.
 
+mod build;
+mod compact;
+mod entry;
+mod history;
+mod keys;
 mod range;
+mod scan;
+mod tree;
 
-use std::collections::BTreeMap;
+#[cfg(test)]
+mod tests;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use quorate_types::{LeaseId, Revision};
 
+pub use self::build::IndexBuilder;
+use self::entry::Entry;
 pub use self::range::KeyRange;
+use self::scan::{AliveAt, AliveNow, Order};
+use self::tree::{Tally, Tree};
 use super::revision::RowRevision;
 
 /// The newest state of a key that is alive.
@@ -36,7 +65,7 @@ pub struct Put {
 }
 
 /// One row as the narrow table stores it, to build the index from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexRow<'a> {
     /// The key.
     pub key: &'a [u8],
@@ -47,7 +76,7 @@ pub struct IndexRow<'a> {
 }
 
 /// What a put's row says about its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// The create revision.
     pub create: i64,
@@ -60,122 +89,102 @@ pub struct Written {
 /// What one slice of a compaction did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CompactSlice {
-    /// Rows that the index forgot; storage may delete them.
+    /// Rows that the index forgot; storage may delete them. By key, those of one key in rising order.
     pub dropped: Vec<RowRevision>,
     /// Where the next slice begins; `None` when the compaction is complete.
     pub next: Option<Arc<[u8]>>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Row {
-    row: RowRevision,
-    written: Option<Written>,
-}
-
-/// The key index.
+/// The key index. A clone is a snapshot of O(1) that no later change touches.
 #[derive(Clone, Debug, Default)]
 pub struct KeyIndex {
-    keys: Arc<BTreeMap<Arc<[u8]>, Vec<Row>>>,
-}
-
-/// Collects rows and makes an index of them.
-#[derive(Debug, Default)]
-pub struct IndexBuilder {
-    index: KeyIndex,
-}
-
-impl IndexBuilder {
-    /// Adds a row; rows come in rising order.
-    pub fn push(&mut self, row: IndexRow<'_>) {
-        let rows = Arc::make_mut(&mut self.index.keys).entry(row.key.into()).or_default();
-        rows.push(Row { row: row.row, written: row.written });
-    }
-
-    /// The index of the rows pushed.
-    pub fn finish(self) -> KeyIndex {
-        self.index
-    }
-}
-
-fn newest(rows: &[Row]) -> Option<Version> {
-    rows.last().and_then(|row| row.version())
-}
-
-fn at(rows: &[Row], at: Revision) -> Option<RowRevision> {
-    rows.iter().rev().find(|row| row.row.main <= at.0).filter(|row| row.written.is_some()).map(|row| row.row)
-}
-
-impl Row {
-    fn version(&self) -> Option<Version> {
-        let written = self.written?;
-        Some(Version { row: self.row, create: written.create, version: written.version, lease: written.lease })
-    }
+    tree: Tree,
 }
 
 impl KeyIndex {
-    /// An index of the rows, which come in rising order.
+    /// An index of the rows, which come in rising order. [`IndexBuilder`] takes them one by one.
     pub fn build<'a>(rows: impl IntoIterator<Item = IndexRow<'a>>) -> Self {
         let mut builder = IndexBuilder::default();
-        for row in rows {
-            builder.push(row);
-        }
+        rows.into_iter().for_each(|row| builder.push(row));
         builder.finish()
     }
 
     /// Records that row `at` gives `key` a value. `at` must lie above every row of this key.
     pub fn put(&mut self, key: &[u8], at: RowRevision, lease: LeaseId) -> Put {
-        let rows = Arc::make_mut(&mut self.keys).entry(key.into()).or_default();
-        let previous = newest(rows);
-        let (create, version) = previous.map_or((at.main, 1), |old| (old.create, old.version + 1));
-        rows.push(Row { row: at, written: Some(Written { create, version, lease }) });
-        Put { create, version, previous }
+        self.tree.edit(key, |edit| match edit.found {
+            Ok(index) => {
+                let entry = &mut edit.leaf.entries[index];
+                let put = entry.put(at, lease);
+                // The row before is now an old one; if it was a tombstone, it has been counted as stale already.
+                edit.tally.stale += u64::from(put.previous.is_some());
+                edit.tally.live += u64::from(put.previous.is_none());
+                edit.tally.newest = edit.tally.newest.max(at.main);
+                put
+            }
+            Err(index) => {
+                let entry = Entry::born(at, lease);
+                edit.tally.add(Tally::of_entry(&entry));
+                edit.leaf.insert(index, key, entry);
+                Put { create: at.main, version: 1, previous: None }
+            }
+        })
     }
 
-    /// Records that row `at` is the tombstone of `key`, and returns what it was; nothing happens if it is not alive.
+    /// Records that row `at` is the tombstone of `key`, and returns what it was; nothing happens if it is not alive. `at` must
+    /// lie above every row of this key.
     pub fn delete(&mut self, key: &[u8], at: RowRevision) -> Option<Version> {
+        // Looked up first: a delete that finds nothing must not copy nodes.
         let old = self.get(key)?;
-        Arc::make_mut(&mut self.keys).get_mut(key)?.push(Row { row: at, written: None });
+        self.tree.edit(key, |edit| {
+            let index = edit.found.expect("the key was just found alive");
+            edit.leaf.entries[index].write(at, None);
+            edit.tally.live -= 1;
+            edit.tally.stale += 2;
+            edit.tally.newest = edit.tally.newest.max(at.main);
+        });
         Some(old)
     }
 
     /// The newest state of `key`, if it is alive.
     pub fn get(&self, key: &[u8]) -> Option<Version> {
-        newest(self.keys.get(key)?)
+        self.tree.get(key)?.newest()
     }
 
-    /// The row that was newest at revision `at`, if it is no tombstone. `at` must not lie below the last compaction.
+    /// The row that was newest at revision `at`, if it is no tombstone.
     pub fn get_at(&self, key: &[u8], at: Revision) -> Option<RowRevision> {
-        self::at(self.keys.get(key)?, at)
+        self.tree.get(key)?.get_at(at)
     }
 
-    /// How many keys of the range are alive now.
+    /// How many keys of the range are alive now. O(log n), however many there are.
     pub fn count(&self, range: &KeyRange<'_>) -> u64 {
-        self.keys.iter().filter(|(key, rows)| range.contains(key) && newest(rows).is_some()).count() as u64
+        self.tree.count(range)
     }
 
-    /// How many keys of the range were alive at revision `at`.
+    /// How many keys of the range were alive at revision `at`. Walks what was written since, and adds up the rest.
     pub fn count_at(&self, range: &KeyRange<'_>, at: Revision) -> u64 {
-        self.keys.iter().filter(|(key, rows)| range.contains(key) && self::at(rows, at).is_some()).count() as u64
+        self.tree.count_at(range, at)
     }
 
     /// Visits the keys of the range that are alive now, in key order, until told to break.
-    pub fn scan(&self, range: &KeyRange<'_>, mut visit: impl FnMut(&[u8], &Version) -> ControlFlow<()>) {
-        let found = self.keys.iter().filter(|(key, _)| range.contains(key));
-        for (key, version) in found.filter_map(|(key, rows)| Some((key, newest(rows)?))) {
-            if visit(key, &version).is_break() {
-                return;
-            }
-        }
+    pub fn scan(&self, range: &KeyRange<'_>, visit: impl FnMut(&[u8], &Version) -> ControlFlow<()>) {
+        self.scan_ordered(range, Order::Rising, visit);
     }
 
     /// As [`KeyIndex::scan`], in falling key order.
-    pub fn scan_reverse(&self, range: &KeyRange<'_>, mut visit: impl FnMut(&[u8], &Version) -> ControlFlow<()>) {
-        let found = self.keys.iter().rev().filter(|(key, _)| range.contains(key));
-        for (key, version) in found.filter_map(|(key, rows)| Some((key, newest(rows)?))) {
-            if visit(key, &version).is_break() {
-                return;
-            }
-        }
+    pub fn scan_reverse(&self, range: &KeyRange<'_>, visit: impl FnMut(&[u8], &Version) -> ControlFlow<()>) {
+        self.scan_ordered(range, Order::Falling, visit);
+    }
+
+    fn scan_ordered(
+        &self,
+        range: &KeyRange<'_>,
+        order: Order,
+        mut visit: impl FnMut(&[u8], &Version) -> ControlFlow<()>,
+    ) {
+        self.tree.walk(range, AliveNow, order, |key, entry| match entry.newest() {
+            Some(version) => visit(key, &version),
+            None => ControlFlow::Continue(()),
+        });
     }
 
     /// Visits the keys of the range that were alive at revision `at`, in key order, until told to break.
@@ -185,42 +194,27 @@ impl KeyIndex {
         at: Revision,
         mut visit: impl FnMut(&[u8], RowRevision) -> ControlFlow<()>,
     ) {
-        let found = self.keys.iter().filter(|(key, _)| range.contains(key));
-        for (key, row) in found.filter_map(|(key, rows)| Some((key, self::at(rows, at)?))) {
-            if visit(key, row).is_break() {
-                return;
-            }
-        }
+        self.tree.walk(range, AliveAt(at), Order::Rising, |key, entry| match entry.get_at(at) {
+            Some(row) => visit(key, row),
+            None => ControlFlow::Continue(()),
+        });
     }
 
-    /// Forgets rows that nobody can see at `at` or later, from key `from` on (`None`: the first). `budget` limits the work:
-    /// a key looked at costs one, a row dropped costs one.
+    /// Forgets rows that nobody can see at revision `at` or later, from key `from` on (`None`: the first), and names them.
+    ///
+    /// `budget` limits the work of this slice: a row dropped costs one, a key looked at in vain costs one. Keys
+    /// without old rows or tombstones cost nothing. Any number of writes may come between two slices.
     pub fn compact(&mut self, at: Revision, from: Option<Arc<[u8]>>, budget: usize) -> CompactSlice {
-        let mut slice = CompactSlice::default();
-        let mut spent = 0;
-        let from = from.unwrap_or_else(|| Arc::from(&b""[..]));
-        let keys: Vec<Arc<[u8]>> = self.keys.range(from..).map(|(key, _)| Arc::clone(key)).collect();
-        for key in keys {
-            if spent >= budget.max(1) {
-                slice.next = Some(key);
-                break;
-            }
-            let map = Arc::make_mut(&mut self.keys);
-            let Some(rows) = map.get_mut(&key) else { continue };
-            let below = rows.iter().take_while(|row| row.row.main <= at.0).count();
-            let keep = below > 0 && (rows[below - 1].written.is_some() || rows[below - 1].row.main == at.0);
-            let drop = below - usize::from(keep);
-            slice.dropped.extend(rows.drain(..drop).map(|row| row.row));
-            spent += 1 + drop;
-            if rows.is_empty() {
-                map.remove(&key);
-            }
-        }
-        slice
+        compact::compact(&mut self.tree, at, from, budget)
     }
 
     /// The rows that were newest and alive at `at`, one a key, in key order: what a hash of revision `at` keeps.
     pub fn keep_at(&self, at: Revision) -> impl Iterator<Item = RowRevision> {
-        self.keys.values().filter_map(move |rows| self::at(rows, at))
+        self.tree.entries().filter_map(move |entry| entry.get_at(at))
+    }
+
+    /// Panics, naming what is wrong, if the index contradicts itself. Walks everything: for tests and the simulator.
+    pub fn check_invariants(&self) {
+        self.tree.check_invariants();
     }
 }

@@ -53,4 +53,35 @@ impl<'a> KeyRange<'a> {
             RangeEnd::Unbounded => self.start <= key,
         }
     }
+
+    pub(super) fn start(&self) -> &'a [u8] {
+        self.start
+    }
+
+    pub(super) fn end(&self) -> RangeEnd<'a> {
+        self.end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_names_a_key_a_range_or_all_from_a_key() {
+        type Keys = &'static [&'static str];
+        let cases: [(&[u8], &[u8], Keys, Keys); 6] = [
+            (b"b", b"", &["b"], &["a", "ba", "c"]),
+            (b"b", b"c", &["b", "ba", "bz"], &["a", "c"]),
+            (b"b", b"\0", &["b", "ba", "c", "\u{7f}"], &["a", "", "az"]),
+            (b"\0", b"\0", &["\0", "a", "z"], &[""]),
+            (b"c", b"b", &[], &["b", "bb", "c", "d"]),
+            (b"c", b"c", &[], &["c"]),
+        ];
+        for (key, range_end, inside, outside) in cases {
+            let range = KeyRange::from_request(key, range_end);
+            assert!(inside.iter().all(|key| range.contains(key.as_bytes())), "{range:?}");
+            assert!(!outside.iter().any(|key| range.contains(key.as_bytes())), "{range:?}");
+        }
+    }
 }
