@@ -82,8 +82,17 @@ pub struct ServerUse {
 pub fn table<'a>(runs: impl IntoIterator<Item = (&'a str, &'a Measured)>) -> String {
     let mut table = new_table();
     table.set_header([
-        "workload", "ops/s", "p50 µs", "p90 µs", "p99 µs", "p99.9 µs", "max µs", "refused", "server CPU µs/op",
-        "generator CPU µs/op", "anon peak MiB",
+        "workload",
+        "ops/s",
+        "p50 µs",
+        "p90 µs",
+        "p99 µs",
+        "p99.9 µs",
+        "max µs",
+        "refused",
+        "server CPU µs/op",
+        "generator CPU µs/op",
+        "anon peak MiB",
     ]);
     for (server, run) in runs {
         let name = if server.is_empty() { run.workload.clone() } else { format!("{server} {}", run.workload) };
