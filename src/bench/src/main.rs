@@ -17,6 +17,8 @@ mod server;
 
 use std::process::ExitCode;
 
+use anyhow::ensure;
+
 use crate::cli::Task;
 use crate::interrupt::Interrupted;
 
@@ -49,6 +51,8 @@ fn perform(task: Task) -> anyhow::Result<()> {
                     eprintln!("refused {count} times: {error}");
                 }
             }
+            let refused: u64 = measured.refused.values().sum();
+            ensure!(!plan.workload.is_load() || refused == 0, "the server refused {refused} requests of the load");
             Ok(())
         }
         Task::Serve { kind, listen, data_dir, reactors } => server::run(kind, listen, &data_dir, reactors),

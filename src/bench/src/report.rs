@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle, presets};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -118,7 +118,10 @@ pub fn table<'a>(runs: impl IntoIterator<Item = (&'a str, &'a Measured)>) -> Str
 
 /// A table in etcdctl's frame.
 pub fn new_table() -> Table {
-    Table::new()
+    const FRAME: TableStyle = presets::ASCII_FULL_CONDENSED.header_separator(LineStyle::new('+', '-', '+', '+'));
+    let mut table = Table::new();
+    table.load_style(FRAME);
+    table
 }
 
 /// All columns but the first hold numbers.

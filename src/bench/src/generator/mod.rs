@@ -196,10 +196,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Measured> {
         Extent::Time { .. } => end - begin,
         Extent::Operations(_) => last_ended - begin,
     };
-    let operations = match plan.workload {
-        Workload::Load { .. } => plan.keys.count,
-        _ => latencies.len(),
-    };
+    let operations = if plan.workload.is_load() { plan.keys.count } else { latencies.len() };
     let per_operation_micros = |cpu: Duration| cpu.as_secs_f64() * 1e6 / (operations.max(1) as f64);
     Ok(Measured {
         workload: plan.workload.name().to_owned(),

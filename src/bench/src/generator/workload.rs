@@ -65,6 +65,11 @@ impl Workload {
             Workload::Load { .. } => "load",
         }
     }
+
+    /// True if it fills the key space; it is complete only if nothing was refused.
+    pub fn is_load(self) -> bool {
+        matches!(self, Workload::Load { .. })
+    }
 }
 
 /// The keys `prefix` + number, numbers below `count`.
