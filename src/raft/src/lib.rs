@@ -11,4 +11,5 @@ mod drain;
 pub mod log;
 pub mod node;
 pub mod read_index;
+pub mod wal;
 pub mod wire;

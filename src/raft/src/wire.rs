@@ -11,7 +11,6 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use protobuf::Message as _;
 use quorate_proto::raftpb;
 use raft::eraftpb;
 
@@ -133,6 +132,7 @@ fn encode(message: &impl protobuf::Message) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protobuf::Message as _;
 
     fn conf_change_entry(change_type: raftpb::ConfChangeType, node_id: u64) -> raftpb::Entry {
         let change = raftpb::ConfChange {
