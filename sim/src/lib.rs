@@ -17,7 +17,9 @@ compile_error!(
 );
 
 pub mod checkers;
+pub mod faults;
 pub mod history;
 pub mod model;
 pub mod run;
+pub mod workloads;
 pub mod world;

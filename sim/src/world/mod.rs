@@ -8,6 +8,7 @@
 //! member sees of it goes through its own [`clock::MachineClock`].
 
 pub mod clock;
+pub mod cluster;
 pub mod dice;
 pub mod disk;
 pub mod net;
