@@ -63,11 +63,11 @@ impl Default for StoreOptions {
 /// The replicated state and its database. One task owns it; others read through [`Reader`]s.
 pub struct Store {
     options: StoreOptions,
-    state: State,
+    pub(crate) state: State,
     /// The entry that is under way, with its index and term.
     under_way: Option<(LogIndex, Term, Box<Long>)>,
     published: Arc<Published<View>>,
-    database: Arc<Database>,
+    pub(crate) database: Arc<Database>,
     file: FileName,
     /// What the file says: the state as of the last flush.
     durable: StateRecord,
