@@ -33,7 +33,7 @@ deny: ## licences, sources and bans of the dependencies
 
 interop: ## real etcd tools and clients against a real member
 	$(CARGO) build --release --locked -p quorate --bins --examples
-	python3 interop/interop.py --quorate $(abspath $(TARGET))/release/quorate
+	python3 interop/interop.py --server $(abspath $(TARGET))/release/quorate --wal-dump $(abspath $(TARGET))/release/examples/wal_dump
 
 bench: ## quorate, echo, floor and etcd in alternating rounds; prints ratios
 	$(CARGO) build --release --locked -p quorate -p quorate-bench

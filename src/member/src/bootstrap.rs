@@ -15,7 +15,7 @@ use prost::Message as _;
 use quorate_proto::{raftpb, walpb};
 use quorate_raft::log::Position;
 use quorate_raft::node::{Node, NodeConfig, NodeError};
-use quorate_raft::wal::{Batch, Recovered, Wal, WalError, WalOptions};
+use quorate_raft::wal::{self, Batch, Recovered, SnapshotMark, Wal, WalError, WalOptions};
 use quorate_runtime::disk::FileLock;
 use quorate_runtime::{Rt, random};
 use quorate_store::{Store, StoreError, StoreOptions};
@@ -150,8 +150,10 @@ fn new_database(rt: &Rt, config: &MemberConfig) -> Result<Store, StartError> {
 fn go_on(rt: &Rt, config: &MemberConfig, lock: Box<dyn FileLock>) -> Result<Booted, StartError> {
     let store = Store::open(rt, &config.database_path(), store_options(config))?;
     let durable = store.durable_index();
-    let (mut wal, recovered) = Wal::open(rt.clone(), &config.wal_path(), durable, wal_options(config))?;
-    let Recovered { metadata, mut hard_state, mut entries, base, torn, .. } = recovered;
+    let wal_path = config.wal_path();
+    let base = wal::newest_mark(rt, &wal_path, durable)?.unwrap_or(SnapshotMark::START);
+    let (mut wal, recovered) = Wal::open(rt.clone(), &wal_path, base, durable, wal_options(config))?;
+    let Recovered { metadata, mut hard_state, mut entries, torn, .. } = recovered;
     if let Some(torn) = torn {
         tracing::warn!(
             file = %torn.file.display(),
@@ -164,12 +166,12 @@ fn go_on(rt: &Rt, config: &MemberConfig, lock: Box<dyn FileLock>) -> Result<Boot
     let cluster_id = ClusterId(metadata.cluster_id.unwrap_or(0));
     if entries.is_empty() && base.index == LogIndex(0) {
         if durable != LogIndex(0) {
-            return Err(mismatch(&config.wal_path(), "the log is empty, yet the database holds applied entries"));
+            return Err(mismatch(&wal_path, "the log is empty, yet the database holds applied entries"));
         }
         let founders = founders(config)?;
         if founders.own != id {
             return Err(mismatch(
-                &config.wal_path(),
+                &wal_path,
                 "the log was made for another member, and holds no entry yet: check --initial-cluster, or remove it",
             ));
         }

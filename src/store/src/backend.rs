@@ -1,0 +1,72 @@
+//! The database's door to the disk: redb's storage trait over one [`File`] of the runtime. No other file names that trait.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use quorate_runtime::disk::{Disk, File, OpenMode};
+use redb::{Builder, Database, StorageBackend};
+
+use crate::error::StoreError;
+
+/// How to open the file.
+pub(crate) struct BackendOptions {
+    /// Memory that the database may use for pages.
+    pub(crate) cache_bytes: usize,
+    /// Syncs are skipped: a crash may lose or damage everything.
+    pub(crate) unsafe_no_fsync: bool,
+}
+
+/// Opens the database in `path`, or makes one there (`mode` says which).
+pub(crate) fn open_database(
+    disk: &(dyn Disk + '_),
+    path: &Path,
+    mode: OpenMode,
+    options: &BackendOptions,
+) -> Result<Database, StoreError> {
+    let file = disk.open(path, mode).map_err(|error| StoreError::io(path, "opening", error))?;
+    if mode != OpenMode::CreateNew {
+        let len_bytes = file.len_bytes().map_err(|error| StoreError::io(path, "reading the length", error))?;
+        if len_bytes == 0 {
+            // redb would take this for a new database and forget that there was one.
+            return Err(StoreError::damaged(path, "the file is empty"));
+        }
+    }
+    Builder::new()
+        .set_cache_size(options.cache_bytes)
+        .create_with_backend(Backend { file, unsafe_no_fsync: options.unsafe_no_fsync })
+        .map_err(|error| StoreError::database(path, "opening the database", error))
+}
+
+struct Backend {
+    file: Box<dyn File>,
+    unsafe_no_fsync: bool,
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend").field("unsafe_no_fsync", &self.unsafe_no_fsync).finish_non_exhaustive()
+    }
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len_bytes()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if self.unsafe_no_fsync { Ok(()) } else { self.file.sync_data() }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+}

@@ -1,0 +1,104 @@
+//! Where a row is found: pending, in one of at most two generations, or in the database.
+//!
+//! Rows are named by revision, and every pending row is newer than every durable one, so one comparison with the first
+//! revision of a generation tells where to look.
+
+use bytes::Bytes;
+use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
+
+use crate::error::{FileName, StoreError};
+use crate::format::{self, KEY_TABLE, LEASE_TABLE, META_TABLE, NARROW_TABLE, RowKey};
+use crate::mvcc::revision::RowRevision;
+use crate::pending::{Row, Seen};
+use crate::sync::Arc;
+
+pub(crate) const KEY: TableDefinition<'static, &RowKey, &[u8]> = TableDefinition::new(KEY_TABLE);
+pub(crate) const NARROW: TableDefinition<'static, &RowKey, &[u8]> = TableDefinition::new(NARROW_TABLE);
+pub(crate) const LEASE: TableDefinition<'static, u64, &[u8]> = TableDefinition::new(LEASE_TABLE);
+pub(crate) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new(META_TABLE);
+
+/// The table `key` as one read transaction sees it, for as long as this lives.
+pub(crate) struct Durable {
+    table: ReadOnlyTable<&'static RowKey, &'static [u8]>,
+    file: FileName,
+}
+
+impl Durable {
+    /// What the last commit made.
+    pub(crate) fn begin(database: &Database, file: &FileName) -> Result<Self, StoreError> {
+        let table = database
+            .begin_read()
+            .map_err(|error| StoreError::database(file, "beginning to read", error))?
+            .open_table(KEY)
+            .map_err(|error| StoreError::database(file, "opening table key", error))?;
+        Ok(Self { table, file: file.clone() })
+    }
+
+    /// The encoded value of a row that the index promises, checked.
+    fn get(&self, revision: RowRevision) -> Result<Bytes, StoreError> {
+        let key = format::row_key(revision);
+        let value = self
+            .table
+            .get(&key)
+            .map_err(|error| StoreError::database(&self.file, "reading table key", error))?
+            .ok_or_else(|| StoreError::damaged(&self.file, format!("table key, row {revision}: missing")))?;
+        match format::read_row(&key, value.value()) {
+            Some((false, encoded)) => Ok(format::copied(encoded)),
+            Some((true, _)) => {
+                Err(StoreError::damaged(&self.file, format!("table key, row {revision}: a tombstone, not a value")))
+            }
+            None => Err(StoreError::damaged(&self.file, format!("table key, row {revision}: checksum mismatch"))),
+        }
+    }
+}
+
+/// All rows that one holder sees.
+#[derive(Clone)]
+pub(crate) struct Rows {
+    durable: Arc<Durable>,
+    /// Being flushed; older than `active`.
+    sealed: Option<Seen>,
+    active: Seen,
+}
+
+impl Rows {
+    pub(crate) fn new(durable: Durable) -> Self {
+        Self { durable: Arc::new(durable), sealed: None, active: Seen::new() }
+    }
+
+    /// Appends the next row.
+    pub(crate) fn push(&mut self, row: Row) {
+        self.active.push(row);
+    }
+
+    /// The encoded `KeyValue` of a row that the index names.
+    pub(crate) fn get(&self, revision: RowRevision) -> Result<Bytes, StoreError> {
+        for generation in [Some(&self.active), self.sealed.as_ref()].into_iter().flatten() {
+            if generation.first().is_some_and(|first| first <= revision) {
+                let row = generation.find(revision).filter(|row| !row.tombstone);
+                // The index and the pending rows are written together by one writer: a difference is a bug, not damage.
+                return Ok(row.expect("a pending row that the index names").encoded.clone());
+            }
+        }
+        self.durable.get(revision)
+    }
+
+    /// Sets the active generation aside for a flush and starts another.
+    pub(crate) fn seal(&mut self) -> Seen {
+        assert!(self.sealed.is_none(), "two flushes at once");
+        let sealed = std::mem::replace(&mut self.active, Seen::new());
+        self.sealed = (!sealed.is_empty()).then(|| sealed.clone());
+        sealed
+    }
+
+    /// The sealed generation, if there is one, is in `durable` now.
+    pub(crate) fn flushed(&mut self, durable: Arc<Durable>) {
+        self.durable = durable;
+        self.sealed = None;
+    }
+
+    /// `durable` is newer, and differs in rows that nobody may read any more.
+    pub(crate) fn replace_durable(&mut self, durable: Arc<Durable>) {
+        self.durable = durable;
+    }
+}

@@ -1,0 +1,361 @@
+//! The writer: takes entries one by one, shows readers the result, and hands jobs to the disk.
+
+use std::path::Path;
+use std::time::Duration;
+
+use quorate_proto::raftpb;
+use quorate_runtime::Rt;
+use quorate_runtime::clock::MonoTime;
+use quorate_runtime::disk::Disk;
+use quorate_types::{Error, LogIndex, Revision, Term};
+use redb::Database;
+
+use crate::apply::{self, Command, Long, Progress, Start};
+use crate::error::{FileName, StoreError};
+use crate::flush::{Committed, CommittedKind, Flush, Job, JobOutcome, Work};
+use crate::format::StateRecord;
+use crate::mvcc::compact::Compaction;
+use crate::open;
+use crate::publish::Published;
+use crate::state::{Pending, State};
+use crate::sync::Arc;
+use crate::view::{Reader, View};
+
+/// Limits and intervals of one store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// The size in bytes that the store may not reach; `None` is no limit.
+    pub quota_bytes: Option<u64>,
+    /// Time from the end of one flush to the start of the next.
+    pub flush_interval: Duration,
+    /// Bytes of rows that may wait for the disk; see [`Store::pending_full`].
+    pub pending_bytes_max: usize,
+    /// Memory for the database's pages.
+    pub cache_bytes: usize,
+    /// Rows that one compaction job deletes.
+    pub compaction_batch_rows: usize,
+    /// Time from the end of one compaction job to the start of the next.
+    pub compaction_interval: Duration,
+    /// Learners that the cluster may have; equal on all members.
+    pub max_learners: usize,
+    /// The shortest lease, in seconds; equal on all members.
+    pub lease_ttl_min_secs: i64,
+    /// Syncs are skipped: a crash may lose or damage everything.
+    pub unsafe_no_fsync: bool,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            quota_bytes: Some(2 << 30),
+            flush_interval: Duration::from_millis(100),
+            pending_bytes_max: 64 << 20,
+            cache_bytes: 64 << 20,
+            compaction_batch_rows: 1000,
+            compaction_interval: Duration::from_millis(10),
+            max_learners: 1,
+            lease_ttl_min_secs: 2,
+            unsafe_no_fsync: false,
+        }
+    }
+}
+
+/// The replicated state and its database. One task owns it; others read through [`Reader`]s.
+pub struct Store {
+    options: StoreOptions,
+    state: State,
+    /// The entry that is under way, with its index and term.
+    under_way: Option<(LogIndex, Term, Box<Long>)>,
+    published: Arc<Published<View>>,
+    database: Arc<Database>,
+    file: FileName,
+    /// What the file says: the state as of the last flush.
+    durable: StateRecord,
+    jobs: Jobs,
+    /// Something failed, and the state in memory may be half of something.
+    poisoned: bool,
+}
+
+/// Which jobs there are to do, and when.
+struct Jobs {
+    out: Option<JobKind>,
+    last: JobKind,
+    /// Rows in the flush that is out.
+    sealed: Pending,
+    flush_at: MonoTime,
+    compact_at: MonoTime,
+    compaction: Option<Compaction>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum JobKind {
+    Flush,
+    Compact,
+}
+
+/// What a finished job has brought about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finished {
+    /// Entries up to this one are in the database; after a crash the log is needed from the next one on.
+    Flushed(LogIndex),
+    /// Every row that a compaction at this revision dooms is deleted.
+    Compacted(Revision),
+}
+
+impl Store {
+    /// Makes a database file with an empty state: no entry applied, revision 1. Nothing may be at `path`.
+    pub fn create(rt: &Rt, path: &Path, options: StoreOptions) -> Result<Store, StoreError> {
+        Self::create_on(&**rt, path, options)
+    }
+
+    /// Opens a database file and reads back the state as of its last flush.
+    pub fn open(rt: &Rt, path: &Path, options: StoreOptions) -> Result<Store, StoreError> {
+        Self::open_on(&**rt, path, options)
+    }
+
+    pub(crate) fn create_on(disk: &(dyn Disk + '_), path: &Path, options: StoreOptions) -> Result<Store, StoreError> {
+        open::create(disk, path, &options)?;
+        Self::open_on(disk, path, options)
+    }
+
+    pub(crate) fn open_on(disk: &(dyn Disk + '_), path: &Path, options: StoreOptions) -> Result<Store, StoreError> {
+        let open::Opened { database, file, record, state } = open::open(disk, path, &options)?;
+        let view = View::of(&state, options.quota_bytes);
+        let start = MonoTime::from_nanos(0);
+        Ok(Self {
+            options,
+            state,
+            under_way: None,
+            published: Arc::new(Published::new(Arc::new(view))),
+            database,
+            file,
+            durable: record,
+            jobs: Jobs {
+                out: None,
+                last: JobKind::Compact,
+                sealed: Pending::default(),
+                flush_at: start,
+                compact_at: start,
+                compaction: None,
+            },
+            poisoned: false,
+        })
+    }
+
+    /// A handle for readers.
+    pub fn reader(&self) -> Reader {
+        Reader { published: self.published.clone() }
+    }
+
+    /// The last entry applied in memory.
+    pub fn applied(&self) -> (LogIndex, Term) {
+        (self.state.applied_index, self.state.applied_term)
+    }
+
+    /// The last entry that the database holds durably. After a restart this is what is applied.
+    pub fn durable_index(&self) -> LogIndex {
+        self.durable.applied_index
+    }
+
+    /// Raft's configuration after the last entry.
+    pub fn conf_state(&self) -> &raftpb::ConfState {
+        &self.state.conf_state
+    }
+
+    /// Whether a change of members may be made; to be asked when its entry is reached, before raft makes it.
+    pub fn check_conf_change(&self, change: &raftpb::ConfChange) -> Result<(), Error> {
+        self.state.membership.check(change, self.options.max_learners)
+    }
+
+    /// Applies the next entry, or begins to. An error is fatal: the store refuses everything from then on.
+    pub fn start(&mut self, index: LogIndex, term: Term, command: Command) -> Result<Progress, StoreError> {
+        self.check_poison()?;
+        assert_eq!(index, self.state.applied_index.next(), "entries are applied in order, none twice");
+        assert!(term >= self.state.applied_term, "terms never go back");
+        assert!(self.under_way.is_none(), "one entry at a time");
+        match apply::start(&mut self.state, &self.options, command) {
+            Ok(Start::Done(outcome)) => {
+                self.complete(index, term);
+                Ok(Progress::Done(outcome))
+            }
+            Ok(Start::Long(long)) => {
+                self.under_way = Some((index, term, long));
+                Ok(Progress::More)
+            }
+            Err(error) => Err(self.poison(error)),
+        }
+    }
+
+    /// Goes on with the entry that answered [`Progress::More`].
+    pub fn resume(&mut self) -> Result<Progress, StoreError> {
+        self.check_poison()?;
+        let (index, term, mut long) = self.under_way.take().expect("an entry is under way");
+        match apply::resume(&mut self.state, &mut long) {
+            Ok(Some(outcome)) => {
+                self.complete(index, term);
+                Ok(Progress::Done(outcome))
+            }
+            Ok(None) => {
+                self.under_way = Some((index, term, long));
+                Ok(Progress::More)
+            }
+            Err(error) => Err(self.poison(error)),
+        }
+    }
+
+    fn complete(&mut self, index: LogIndex, term: Term) {
+        self.state.applied_index = index;
+        self.state.applied_term = term;
+    }
+
+    /// Shows readers the state after the last entry. Once a batch of entries is applied, before anybody who waits for one of
+    /// them is woken.
+    pub fn publish(&mut self) {
+        assert!(self.under_way.is_none(), "nothing of an entry is seen before it is complete");
+        if !self.poisoned {
+            self.published.store(Arc::new(View::of(&self.state, self.options.quota_bytes)));
+        }
+    }
+
+    /// Bytes of rows that wait for the disk.
+    pub fn pending_bytes(&self) -> usize {
+        usize::try_from(self.state.pending.row_bytes + self.jobs.sealed.row_bytes).unwrap_or(usize::MAX)
+    }
+
+    /// True if no more entries may be applied before a flush has finished.
+    pub fn pending_full(&self) -> bool {
+        self.pending_bytes() >= self.options.pending_bytes_max
+    }
+
+    /// When to call [`Store::take_job`] next. `None` while a job is out, an entry is under way, or there is nothing to do.
+    pub fn next_job_at(&self) -> Option<MonoTime> {
+        [self.flush_due_at(), self.compaction_due_at()].into_iter().flatten().min()
+    }
+
+    fn may_begin_job(&self) -> bool {
+        self.jobs.out.is_none() && self.under_way.is_none() && !self.poisoned
+    }
+
+    fn flush_due_at(&self) -> Option<MonoTime> {
+        if !self.may_begin_job() || self.state.applied_index == self.durable.applied_index {
+            return None;
+        }
+        // Half full is time enough: the other half fills while the flush runs.
+        let at_once = self.pending_bytes() >= self.options.pending_bytes_max / 2;
+        Some(if at_once { MonoTime::from_nanos(0) } else { self.jobs.flush_at })
+    }
+
+    fn compaction_due_at(&self) -> Option<MonoTime> {
+        // The scheduled mark is durable, and with it every row up to it.
+        let unfinished = self.durable.compact_finished < self.durable.compact_scheduled;
+        (self.may_begin_job() && unfinished).then_some(self.jobs.compact_at)
+    }
+
+    /// The job that is due, if any. Run it where blocking is allowed, then call [`Store::finish_job`].
+    pub fn take_job(&mut self, now: MonoTime) -> Option<Job> {
+        let is_due = |at: Option<MonoTime>| at.is_some_and(|at| at <= now);
+        let kind = match (is_due(self.flush_due_at()), is_due(self.compaction_due_at())) {
+            (false, false) => return None,
+            (true, false) => JobKind::Flush,
+            (false, true) => JobKind::Compact,
+            // In turns, so that neither starves the other.
+            (true, true) if self.jobs.last == JobKind::Flush => JobKind::Compact,
+            (true, true) => JobKind::Flush,
+        };
+        let work = match kind {
+            JobKind::Flush => self.flush(),
+            JobKind::Compact => self.compaction_slice(now)?,
+        };
+        self.jobs.out = Some(kind);
+        self.jobs.last = kind;
+        Some(Job { database: self.database.clone(), file: self.file.clone(), work })
+    }
+
+    fn flush(&mut self) -> Work {
+        let state = &mut self.state;
+        let sealed = std::mem::take(&mut state.pending);
+        let record = StateRecord {
+            applied_index: state.applied_index,
+            applied_term: state.applied_term,
+            revision: state.revision,
+            compact_scheduled: state.compacted,
+            compact_finished: self.durable.compact_finished,
+            row_count: self.durable.row_count + sealed.rows,
+            row_bytes: self.durable.row_bytes + sealed.row_bytes,
+            row_bytes_high: state.row_bytes_high,
+        };
+        assert_eq!(record.row_bytes, state.row_bytes, "all rows are durable or in this flush");
+        self.jobs.sealed = sealed;
+        Work::Flush(Box::new(Flush {
+            rows: state.rows.seal(),
+            record,
+            conf_state: state.conf_state.clone(),
+            membership: state.membership.clone(),
+            alarms: state.alarms.clone(),
+            leases: state.leases.take_dirty(),
+        }))
+    }
+
+    fn compaction_slice(&mut self, now: MonoTime) -> Option<Work> {
+        let at = self.durable.compact_scheduled;
+        let compaction = self.jobs.compaction.get_or_insert_with(|| Compaction::new(at));
+        match compaction.next_slice(&mut self.state.index, self.options.compaction_batch_rows) {
+            Some(slice) => Some(Work::Compact { slice, before: self.durable }),
+            None => {
+                // Many keys were looked at for nothing: that is a slice of work too.
+                self.jobs.compact_at = now + self.options.compaction_interval;
+                None
+            }
+        }
+    }
+
+    /// Takes note of what a job has done, and lets readers read it from the database. An error is fatal.
+    pub fn finish_job(&mut self, outcome: JobOutcome, now: MonoTime) -> Result<Vec<Finished>, StoreError> {
+        self.check_poison()?;
+        let out = self.jobs.out.take().expect("a job is out");
+        let Committed { record, durable, kind } = match outcome.result {
+            Ok(committed) => committed,
+            Err(error) => return Err(self.poison(error)),
+        };
+        let durable = Arc::new(durable);
+        let mut finished = Vec::new();
+        match kind {
+            CommittedKind::Flushed => {
+                assert_eq!(out, JobKind::Flush, "the outcome belongs to the job that was taken");
+                self.jobs.sealed = Pending::default();
+                self.jobs.flush_at = now + self.options.flush_interval;
+                self.state.rows.flushed(durable);
+                finished.push(Finished::Flushed(record.applied_index));
+            }
+            CommittedKind::Compacted { finished: through } => {
+                assert_eq!(out, JobKind::Compact, "the outcome belongs to the job that was taken");
+                self.jobs.compact_at = now + self.options.compaction_interval;
+                self.state.row_bytes -= self.durable.row_bytes - record.row_bytes;
+                self.state.rows.replace_durable(durable);
+                if let Some(revision) = through {
+                    self.jobs.compaction = None;
+                    finished.push(Finished::Compacted(Revision(revision)));
+                }
+            }
+        }
+        self.durable = record;
+        let view = self.published.load();
+        if self.under_way.is_none() && view.applied() == self.applied() {
+            // What compaction gave back shows, and the old index goes.
+            self.publish();
+        } else {
+            // Nothing of entries that are not published yet may show.
+            self.published.store(Arc::new(view.on_rows(self.state.rows.clone())));
+        }
+        Ok(finished)
+    }
+
+    fn check_poison(&self) -> Result<(), StoreError> {
+        if self.poisoned { Err(StoreError::Poisoned) } else { Ok(()) }
+    }
+
+    fn poison(&mut self, error: StoreError) -> StoreError {
+        self.poisoned = true;
+        error
+    }
+}

@@ -1,0 +1,159 @@
+//! Views: the state after some entry, as readers see it.
+//!
+//! A view is a snapshot of the key index, the rows (at most two pending generations and one read transaction of the
+//! database), and the small things: members, alarms, leases, sizes. It never changes. The writer publishes a new one after
+//! each batch of entries, and one more when a flush is durable, before it lets go of the generation that was flushed. A
+//! reader takes the newest and uses that one alone for whatever it answers, for as short as it can: an old view keeps old
+//! rows in memory and old pages in the file.
+
+use quorate_proto::etcdserverpb::{
+    AlarmMember, InternalRaftRequest, RangeRequest, RangeResponse, TxnRequest, TxnResponse,
+};
+use quorate_types::{LeaseId, LogIndex, MemberId, Revision, Term};
+
+use crate::alarm::Alarms;
+use crate::error::ReadError;
+use crate::lease::{Grant, LeaseSnapshot};
+use crate::membership::{Member, Membership};
+use crate::mvcc::index::KeyIndex;
+use crate::mvcc::{Snapshot, range, txn};
+use crate::publish::Published;
+use crate::quota;
+use crate::rows::Rows;
+use crate::state::State;
+use crate::sync::Arc;
+
+/// The state after one entry.
+#[derive(Clone)]
+pub struct View {
+    applied_index: LogIndex,
+    applied_term: Term,
+    revision: i64,
+    compacted: i64,
+    index: KeyIndex,
+    rows: Rows,
+    leases: LeaseSnapshot,
+    alarms: Alarms,
+    membership: Arc<Membership>,
+    db_size_bytes: u64,
+    db_size_in_use_bytes: u64,
+    quota_bytes: Option<u64>,
+}
+
+impl View {
+    /// What the writer has after a complete entry.
+    pub(crate) fn of(state: &State, quota_bytes: Option<u64>) -> Self {
+        Self {
+            applied_index: state.applied_index,
+            applied_term: state.applied_term,
+            revision: state.revision,
+            compacted: state.compacted,
+            index: state.index.clone(),
+            rows: state.rows.clone(),
+            leases: state.leases.snapshot(),
+            alarms: state.alarms.clone(),
+            membership: state.membership.clone(),
+            db_size_bytes: state.db_size_bytes(),
+            db_size_in_use_bytes: state.db_size_in_use_bytes(),
+            quota_bytes,
+        }
+    }
+
+    /// The same state, its rows looked up elsewhere: `rows` holds all of this view's, and perhaps later ones, which its
+    /// index does not name.
+    pub(crate) fn on_rows(&self, rows: Rows) -> Self {
+        Self { rows, ..self.clone() }
+    }
+
+    fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot { index: &self.index, rows: &self.rows, revision: self.revision, compacted: self.compacted }
+    }
+
+    /// The current revision.
+    pub fn revision(&self) -> Revision {
+        Revision(self.revision)
+    }
+
+    /// Revisions below this one are compacted; -1 if there was no compaction, as etcd counts.
+    pub fn compact_revision(&self) -> Revision {
+        Revision(self.compacted)
+    }
+
+    /// The entry after which this was the state.
+    pub fn applied(&self) -> (LogIndex, Term) {
+        (self.applied_index, self.applied_term)
+    }
+
+    /// Answers a range. Of the header only the revision is set; key-values are encoded.
+    pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
+        range::range(&self.snapshot(), request)
+    }
+
+    /// Answers a transaction that needs no log entry; `request` is one that [`is_read_only`](crate::is_read_only) accepts.
+    pub fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
+        txn::read(&self.snapshot(), request)
+    }
+
+    /// Whether a lease has been granted and not revoked.
+    pub fn lease_exists(&self, id: LeaseId) -> bool {
+        self.leases.get(id).is_some()
+    }
+
+    /// What was granted under that id.
+    pub fn lease(&self, id: LeaseId) -> Option<Grant> {
+        self.leases.get(id)
+    }
+
+    /// All leases, ordered by id.
+    pub fn leases(&self) -> Vec<(LeaseId, Grant)> {
+        self.leases.all()
+    }
+
+    /// The members of the cluster, ordered by id.
+    pub fn members(&self) -> &[Member] {
+        self.membership.members()
+    }
+
+    /// The ids of former members, in order. None of them ever returns.
+    pub fn removed(&self) -> &[MemberId] {
+        self.membership.removed()
+    }
+
+    /// The version that all members speak, once that is known.
+    pub fn cluster_version(&self) -> Option<&str> {
+        self.membership.cluster_version()
+    }
+
+    /// The alarms that stand, ordered by member and kind.
+    pub fn alarms(&self) -> &[AlarmMember] {
+        self.alarms.all()
+    }
+
+    /// What the quota is about: 16 KiB and the rows, those not given back by a defragmentation included.
+    pub fn db_size_bytes(&self) -> u64 {
+        self.db_size_bytes
+    }
+
+    /// The part of it that holds rows.
+    pub fn db_size_in_use_bytes(&self) -> u64 {
+        self.db_size_in_use_bytes
+    }
+
+    /// Whether a request fits the quota, asked before it is proposed.
+    pub fn check_quota(&self, request: &InternalRaftRequest) -> bool {
+        quota::fits(self.quota_bytes, self.db_size_bytes, quota::cost_bytes(request))
+    }
+}
+
+/// Where readers find the newest view. Cheap to clone; may be used on any thread.
+#[derive(Clone)]
+pub struct Reader {
+    pub(crate) published: Arc<Published<View>>,
+}
+
+impl Reader {
+    /// The newest view.
+    pub fn view(&self) -> Arc<View> {
+        self.published.load()
+    }
+}
