@@ -43,11 +43,11 @@ impl Alarms {
                 .raised
                 .iter()
                 .filter(|alarm| request.alarm == AlarmType::None as i32 || alarm.alarm == request.alarm)
-                .cloned()
+                .copied()
                 .collect(),
             Ok(AlarmAction::Activate) if request.alarm != AlarmType::None as i32 => {
                 if let Err(place) = self.raised.binary_search_by_key(&order(&named), order) {
-                    Arc::make_mut(&mut self.raised).insert(place, named.clone());
+                    Arc::make_mut(&mut self.raised).insert(place, named);
                 }
                 vec![named]
             }

@@ -40,6 +40,8 @@ mod rows;
 mod state;
 mod store;
 mod sync;
+#[cfg(test)]
+mod testing;
 mod view;
 
 pub use apply::{Command, Outcome, Progress, Response};

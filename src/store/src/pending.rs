@@ -20,7 +20,7 @@ pub(crate) struct Row {
     pub(crate) encoded: Bytes,
 }
 
-const FIRST_CHUNK_ROWS: usize = 256;
+const FIRST_CHUNK_ROWS: usize = if cfg!(test) { 2 } else { 256 };
 /// Enough for 2^31 rows, far beyond what the byte limit lets in.
 const CHUNKS: usize = 24;
 

@@ -101,4 +101,10 @@ impl Rows {
     pub(crate) fn replace_durable(&mut self, durable: Arc<Durable>) {
         self.durable = durable;
     }
+
+    /// The rows that are not in the database, in order.
+    #[cfg(test)]
+    pub(crate) fn pending(&self) -> impl Iterator<Item = &Row> {
+        self.sealed.iter().flat_map(Seen::rows).chain(self.active.rows())
+    }
 }

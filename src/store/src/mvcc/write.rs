@@ -21,7 +21,7 @@ use crate::pending::Row;
 use crate::state::State;
 
 /// How many rows one slice of work may write before others get their turn.
-pub(crate) const SLICE_ROWS: usize = 1000;
+pub(crate) const SLICE_ROWS: usize = if cfg!(test) { 3 } else { 1000 };
 
 /// The writes of one entry so far.
 #[derive(Clone, Copy, Debug)]
