@@ -75,7 +75,7 @@ impl Model {
 impl Model {
     /// What `revision` changed.
     pub fn changes_of(&self, revision: i64) -> Changes {
-        let row_of = |rows: &[Row]| rows.iter().find(|row| row.revision == revision).map(|row| row.alive.clone());
+        let row_of = |rows: &[Row]| rows.iter().rfind(|row| row.revision == revision).map(|row| row.alive.clone());
         self.keys.iter().filter_map(|(key, rows)| Some((key.clone(), row_of(rows)?))).collect()
     }
 }
@@ -347,7 +347,8 @@ fn check_txn_shape(txn: &pb::TxnRequest, ops_max: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// No key may be put twice, or put and deleted, on one path through the transaction. (Deleting twice is fine.)
+/// No key may be put twice, or put and deleted, on one path through the transaction. (Deleting twice is fine.) etcd takes the
+/// bounds of a delete literally here: an end of one zero byte, everywhere else "everything from the key on", covers nothing.
 fn check_overlap(txn: &pb::TxnRequest) -> Result<(), Error> {
     written(&txn.success)?;
     written(&txn.failure)?;
@@ -389,7 +390,8 @@ fn written(ops: &[pb::RequestOp]) -> Result<Written, Error> {
 
 impl Written {
     fn add_put(&mut self, key: Bytes) -> Result<(), Error> {
-        let deleted = self.deletes.iter().any(|(from, end)| contains(from, end, &key));
+        let covers = |from: &Bytes, end: &Bytes| if end.is_empty() { key == from } else { from <= &key && &key < end };
+        let deleted = self.deletes.iter().any(|(from, end)| covers(from, end));
         if deleted || self.puts.contains(&key) {
             return Err(Error::DuplicateKey);
         }
