@@ -19,7 +19,7 @@ use quorate_proto::etcdserverpb::{request_op, response_op};
 use quorate_proto::mvccpb::KeyValue;
 use quorate_types::Error;
 
-use crate::history::{Answer, Request};
+use crate::history::{Answer, Request, RevisionDiff};
 
 /// The whole history of the key space.
 #[derive(Clone, Default)]
@@ -73,6 +73,16 @@ impl Model {
 }
 
 impl Model {
+    /// Makes the next revision from what it is known to have changed, whoever asked for it.
+    pub fn apply_diff(&mut self, diff: &RevisionDiff) -> Result<(), prost::DecodeError> {
+        self.revision += 1;
+        for (key, row) in diff {
+            let alive = row.as_ref().map(|row| KeyValue::decode(row.clone())).transpose()?;
+            self.keys.entry(key.clone()).or_default().push(Row { revision: self.revision, alive });
+        }
+        Ok(())
+    }
+
     /// What `revision` changed.
     pub fn changes_of(&self, revision: i64) -> Changes {
         let row_of = |rows: &[Row]| rows.iter().rfind(|row| row.revision == revision).map(|row| row.alive.clone());
