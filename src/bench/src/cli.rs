@@ -334,7 +334,8 @@ mod tests {
 
     #[test]
     fn a_plan_comes_from_the_command_line() {
-        let line = "quorate-bench put --endpoints http://127.0.0.1:1,127.0.0.1:2 --clients 7 --rate 100 --duration 1500ms";
+        let line =
+            "quorate-bench put --endpoints http://127.0.0.1:1,127.0.0.1:2 --clients 7 --rate 100 --duration 1500ms";
         let matches = command().try_get_matches_from(line.split(' ')).unwrap();
         let Ok(Task::Run { plan, json: false }) = task(&matches) else { panic!("not a run") };
         assert_eq!(plan.endpoints.len(), 2);

@@ -59,7 +59,8 @@ fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
     let stat = read(pid, "stat")?;
     // The second field is the program's name in parentheses, which may hold anything; utime and stime are the 14th and 15th.
     let after_name = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
-    let ticks = |index: usize| after_name.split_ascii_whitespace().nth(index - 3).and_then(|ticks| ticks.parse::<u64>().ok());
+    let ticks =
+        |index: usize| after_name.split_ascii_whitespace().nth(index - 3).and_then(|ticks| ticks.parse::<u64>().ok());
     let ticks = ticks(14)
         .zip(ticks(15))
         .map(|(user, system)| user + system)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle, presets};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -82,8 +82,17 @@ pub struct ServerUse {
 pub fn table<'a>(runs: impl IntoIterator<Item = (&'a str, &'a Measured)>) -> String {
     let mut table = new_table();
     table.set_header([
-        "workload", "ops/s", "p50 µs", "p90 µs", "p99 µs", "p99.9 µs", "max µs", "refused", "server CPU µs/op",
-        "generator CPU µs/op", "anon peak MiB",
+        "workload",
+        "ops/s",
+        "p50 µs",
+        "p90 µs",
+        "p99 µs",
+        "p99.9 µs",
+        "max µs",
+        "refused",
+        "server CPU µs/op",
+        "generator CPU µs/op",
+        "anon peak MiB",
     ]);
     for (server, run) in runs {
         let name = if server.is_empty() { run.workload.clone() } else { format!("{server} {}", run.workload) };
@@ -109,7 +118,10 @@ pub fn table<'a>(runs: impl IntoIterator<Item = (&'a str, &'a Measured)>) -> Str
 
 /// A table in etcdctl's frame.
 pub fn new_table() -> Table {
-    Table::new()
+    const FRAME: TableStyle = presets::ASCII_FULL_CONDENSED.header_separator(LineStyle::new('+', '-', '+', '+'));
+    let mut table = Table::new();
+    table.load_style(FRAME);
+    table
 }
 
 /// All columns but the first hold numbers.

@@ -134,8 +134,10 @@ impl tower_service::Service<http::Request<tonic::body::Body>> for Connection {
     type Error = Status;
     type Future = BoxFuture<'static, Result<Self::Response, Status>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        self.sender.poll_ready(context).map_err(unavailable)
+    /// Always: that the connection is closed is told by the call, because generated clients turn an error here into a
+    /// status of their own (`Unknown`).
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {

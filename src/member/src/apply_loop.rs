@@ -208,8 +208,7 @@ impl ApplyLoop {
         self.metrics.backend_commit_seconds.observe(took.as_secs_f64());
         for event in finished {
             match event {
-                Finished::Flushed(index) => {
-                    let conf_state = self.store.conf_state().clone();
+                Finished::Flushed { index, conf_state } => {
                     // The raft loop goes only when the member stops.
                     let _ = self.to_raft.send(FromApply::Durable { index, conf_state });
                 }

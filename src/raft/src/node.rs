@@ -185,8 +185,11 @@ impl Node {
 
     /// Starts an election now if no other member could win one: a sole voter need not wait for a timeout.
     pub fn campaign_if_alone(&mut self) {
-        if self.status().is_sole_voter && self.raw.raft.leader_id == raft::INVALID_ID {
-            // Refused only while a configuration change is still to be applied; ticks try again.
+        let raft = &self.raw.raft;
+        // Raft refuses to campaign while a committed configuration change may be still to be applied.
+        let is_caught_up = raft.raft_log.applied >= raft.raft_log.committed;
+        if is_caught_up && raft.leader_id == raft::INVALID_ID && self.status().is_sole_voter {
+            // An error would mean that we lead already.
             let _ = self.raw.campaign();
             self.keep_election_timeout();
         }

@@ -75,9 +75,8 @@ struct Target {
 
 impl Target {
     fn new(address: SocketAddr) -> anyhow::Result<Self> {
-        let uri = |method: &str| {
-            Uri::builder().scheme("http").authority(address.to_string()).path_and_query(method).build()
-        };
+        let uri =
+            |method: &str| Uri::builder().scheme("http").authority(address.to_string()).path_and_query(method).build();
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(TE, HeaderValue::from_static("trailers"));

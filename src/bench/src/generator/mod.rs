@@ -149,7 +149,10 @@ fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
 /// Runs `plan` and waits for its end.
 pub fn run(plan: &Plan) -> anyhow::Result<Measured> {
     ensure!(!plan.endpoints.is_empty(), "no endpoint to connect to");
-    ensure!(plan.clients >= 1 && plan.connections >= 1 && plan.threads >= 1, "clients, connections, threads: at least 1");
+    ensure!(
+        plan.clients >= 1 && plan.connections >= 1 && plan.threads >= 1,
+        "clients, connections, threads: at least 1"
+    );
     ensure!(plan.keys.count >= 1, "the key space has no key");
     let connections = plan.connections.min(plan.clients);
     let threads = plan.threads.min(connections);
@@ -193,10 +196,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Measured> {
         Extent::Time { .. } => end - begin,
         Extent::Operations(_) => last_ended - begin,
     };
-    let operations = match plan.workload {
-        Workload::Load { .. } => plan.keys.count,
-        _ => latencies.len(),
-    };
+    let operations = if plan.workload.is_load() { plan.keys.count } else { latencies.len() };
     let per_operation_micros = |cpu: Duration| cpu.as_secs_f64() * 1e6 / (operations.max(1) as f64);
     Ok(Measured {
         workload: plan.workload.name().to_owned(),
@@ -224,11 +224,8 @@ fn new_histogram() -> Histogram<u64> {
 
 impl Lane {
     fn start(run: Arc<Run>, number: usize, lanes: usize, connections: Vec<Vec<usize>>) -> anyhow::Result<Lane> {
-        let seen = Arc::new(Mutex::new(Seen {
-            latencies_nanos: new_histogram(),
-            refused: BTreeMap::new(),
-            conflicts: 0,
-        }));
+        let seen =
+            Arc::new(Mutex::new(Seen { latencies_nanos: new_histogram(), refused: BTreeMap::new(), conflicts: 0 }));
         let ended = Arc::new(AtomicU64::new(0));
         let reactor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let work = work(run, seen.clone(), ended.clone(), number, lanes, connections);

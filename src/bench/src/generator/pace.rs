@@ -10,7 +10,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 use tokio::io::unix::AsyncFd;
 
 /// The start of every operation, by its number.
@@ -41,9 +43,12 @@ pub struct FineTimer {
 
 impl FineTimer {
     /// A timer on the calling reactor.
+    #[allow(unsafe_code)]
     pub fn new() -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        Ok(Self { timer: AsyncFd::new(timer)? })
+        // SAFETY: an `OwnedFd` owns its descriptor, and nothing takes or replaces it while the `AsyncFd` holds it.
+        let timer = unsafe { AsyncFd::register(timer) }?;
+        Ok(Self { timer })
     }
 
     /// Waits until `deadline`; returns at once if it has passed.

@@ -3,7 +3,6 @@
 use std::ops::ControlFlow;
 
 use bytes::{Bytes, BytesMut};
-use prost::Message as _;
 use quorate_proto::etcdserverpb::{
     Compare, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse, compare, request_op,
 };
@@ -66,6 +65,11 @@ impl Workload {
             Workload::Load { .. } => "load",
         }
     }
+
+    /// True if it fills the key space; it is complete only if nothing was refused.
+    pub fn is_load(self) -> bool {
+        matches!(self, Workload::Load { .. })
+    }
 }
 
 /// The keys `prefix` + number, numbers below `count`.
@@ -78,6 +82,11 @@ pub struct KeySpace {
 }
 
 impl KeySpace {
+    /// Key number `number`, as text.
+    pub fn name(&self, number: u64) -> String {
+        String::from_utf8_lossy(&self.key(number)).into_owned()
+    }
+
     fn key(&self, number: u64) -> Bytes {
         assert!(number < self.count, "key {number} of a key space of {}", self.count);
         let mut key = BytesMut::with_capacity(self.prefix.len() + KEY_DIGITS);
@@ -119,7 +128,9 @@ impl KeySpace {
     /// About 0.618 of the count, and coprime to it, so that its multiples reach every number and spread well.
     fn stride(&self) -> u64 {
         let start = u64::try_from(u128::from(self.count) * 618 / 1000).expect("below a u64").max(1);
-        (start..).find(|stride| greatest_common_divisor(*stride, self.count) == 1).expect("a prime above the count at last")
+        (start..)
+            .find(|stride| greatest_common_divisor(*stride, self.count) == 1)
+            .expect("a prime above the count at last")
     }
 }
 
@@ -140,7 +151,14 @@ pub struct Client {
 
 impl Client {
     /// Client number `number`; its choices follow from `seed` and that number.
-    pub fn new(workload: Workload, keys: KeySpace, value_bytes: usize, seed: u64, number: u64, channel: Channel) -> Self {
+    pub fn new(
+        workload: Workload,
+        keys: KeySpace,
+        value_bytes: usize,
+        seed: u64,
+        number: u64,
+        channel: Channel,
+    ) -> Self {
         let mut dice = ChaCha8Rng::seed_from_u64(seed);
         dice.set_stream(number);
         let mut value = vec![0; value_bytes];
@@ -166,7 +184,8 @@ impl Client {
                 Ok(())
             }
             Workload::Txn => {
-                let put = self.put_op(self.random_number());
+                let number = self.random_number();
+                let put = self.put_op(number);
                 self.txn(TxnRequest { success: vec![put], ..Default::default() }).await.map(drop)
             }
             Workload::Load { batch, order } => self.load(batch, order, turn).await,

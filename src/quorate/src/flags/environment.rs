@@ -37,13 +37,11 @@ impl Notice {
     /// Writes it into the log.
     pub fn log(&self) {
         match self {
-            Notice::Used { name, value } => tracing::info!(
-                "variable-name" = name,
-                "variable-value" = value,
-                "recognized and used environment variable"
-            ),
+            Notice::Used { name, value } => {
+                tracing::info!(variable_name = name, variable_value = value, "recognized and used environment variable")
+            }
             Notice::Unknown { variable } => {
-                tracing::warn!("environment-variable" = variable, "unrecognized environment variable");
+                tracing::warn!(environment_variable = variable, "unrecognized environment variable");
             }
             Notice::Special { name, value } => {
                 tracing::warn!(key = name, value, "cannot set special environment variable");
@@ -159,7 +157,8 @@ mod tests {
     #[test]
     fn a_value_that_is_no_good_names_the_variable() {
         let (_, outcome) = apply(&mut Settings::defaults(), &variables(&[("ETCD_LISTEN_CLIENT_URLS", "x")]));
-        let sentence = "invalid value \"x\" for ETCD_LISTEN_CLIENT_URLS: URL scheme must be http, https, unix, or unixs: x";
+        let sentence =
+            "invalid value \"x\" for ETCD_LISTEN_CLIENT_URLS: URL scheme must be http, https, unix, or unixs: x";
         assert_eq!(outcome, Err(Conflict::Invalid(sentence.into())));
     }
 }

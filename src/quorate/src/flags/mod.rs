@@ -86,7 +86,7 @@ pub fn read(arguments: &[String]) -> Result<Asked, Refused> {
             continue;
         }
         // The last one wins, unless it says nothing.
-        let given = matches.get_many::<Value>(flag.name).into_iter().flatten();
+        let mut given = matches.get_many::<Value>(flag.name).into_iter().flatten();
         let last = given.rfind(|value| **value != Value::Nothing).cloned().unwrap_or(Value::Nothing);
         settings.set(flag, last, Origin::CommandLine);
     }

@@ -108,13 +108,24 @@ const MEMBER: &[Flag] = &[
     flag("initial-election-tick-advance", Bool, "true", "Start the first election early.").no_effect(ONE_MEMBER),
     flag("listen-peer-urls", Urls, "http://localhost:2380", "URLs to listen on for other members."),
     flag("listen-client-urls", Urls, "http://localhost:2379", "URLs to listen on for clients, gRPC and HTTP."),
-    flag("listen-client-http-urls", Urls, "", "URLs to listen on for clients over plain HTTP only; the others then serve gRPC only.")
-        .missing("separate HTTP listeners"),
+    flag(
+        "listen-client-http-urls",
+        Urls,
+        "",
+        "URLs to listen on for clients over plain HTTP only; the others then serve gRPC only.",
+    )
+    .missing("separate HTTP listeners"),
     flag("max-snapshots", Uint, "5", "Snapshot files to keep.").no_effect("there are no separate snapshot files"),
     flag("max-wals", Uint, "5", "Log files to keep.")
         .no_effect("log files are removed as soon as the database holds what is in them"),
-    flag("memory-mlock", Bool, "false", "Lock the member's memory, so that it is never swapped out.").missing("memory locking"),
-    flag("quota-backend-bytes", Int, "0", "Size of the database at which writes are refused (0: 2 GiB, negative: no limit)."),
+    flag("memory-mlock", Bool, "false", "Lock the member's memory, so that it is never swapped out.")
+        .missing("memory locking"),
+    flag(
+        "quota-backend-bytes",
+        Int,
+        "0",
+        "Size of the database at which writes are refused (0: 2 GiB, negative: no limit).",
+    ),
     flag("backend-bbolt-freelist-type", Text, "map", "Kind of bbolt's list of free pages.")
         .no_effect("the database is not bbolt"),
     flag("backend-batch-interval", Duration, "0s", "Longest time until applied changes go to the database (0: 100ms)."),
@@ -201,13 +212,15 @@ const SECURITY: &[Flag] = &[
     flag("peer-cert-allowed-hostname", Words, "", "Host names that peer certificates may have.").missing(TLS),
     flag("peer-auto-tls", Bool, "false", "Make own certificates for the peer listeners.").missing(TLS),
     flag("peer-crl-file", Text, "", "List of revoked peer certificates.").missing(TLS),
-    flag("peer-skip-client-san-verification", Bool, "false", "Do not check the names in peer certificates.").missing(TLS),
+    flag("peer-skip-client-san-verification", Bool, "false", "Do not check the names in peer certificates.")
+        .missing(TLS),
     flag("self-signed-cert-validity", Uint, "1", "Years that own certificates are valid.").missing(TLS),
     flag("cipher-suites", Words, "", "Cipher suites of TLS 1.2.").missing(TLS),
     flag("tls-min-version", Text, "TLS1.2", "Lowest version of TLS.").missing(TLS),
     flag("tls-max-version", Text, "", "Highest version of TLS.").missing(TLS),
     flag("cors", Origins, "*", "Origins whose pages may call (* for all).").missing("limits on origins"),
-    flag("host-whitelist", Words, "*", "Host names that HTTP requests may name (* for all).").missing("limits on host names"),
+    flag("host-whitelist", Words, "*", "Host names that HTTP requests may name (* for all).")
+        .missing("limits on host names"),
 ];
 
 const AUTH: &[Flag] = &[
@@ -218,7 +231,8 @@ const AUTH: &[Flag] = &[
 
 const MONITORING: &[Flag] = &[
     flag("enable-pprof", Bool, "false", "Serve profiles under /debug/pprof.").missing("profiles over HTTP"),
-    flag("metrics", Text, "basic", "Level of metrics; 'extensive' adds latencies of gRPC calls.").missing("extensive metrics"),
+    flag("metrics", Text, "basic", "Level of metrics; 'extensive' adds latencies of gRPC calls.")
+        .missing("extensive metrics"),
     flag("listen-metrics-urls", Urls, "", "Further URLs to listen on for /metrics and /health.")
         .missing("separate listeners for metrics"),
 ];
@@ -249,11 +263,13 @@ const TRACING: &[Flag] = &[
 ];
 
 const FEATURES: &[Flag] = &[
-    flag("corrupt-check-time", Duration, "0s", "Time between comparisons of all members' data (0: never).").missing(HASHES),
+    flag("corrupt-check-time", Duration, "0s", "Time between comparisons of all members' data (0: never).")
+        .missing(HASHES),
     flag("compact-hash-check-time", Duration, "1m0s", "Time between comparisons of compaction hashes.").missing(HASHES),
     flag("compaction-batch-limit", Int, "0", "Revisions that compaction removes at a time (0: 1000)."),
     flag("compaction-sleep-interval", Duration, "0s", "Pause between two such batches (0: 10ms)."),
-    flag("watch-progress-notify-interval", Duration, "0s", "Time between progress notices of a watch (0: 10m).").missing("watches"),
+    flag("watch-progress-notify-interval", Duration, "0s", "Time between progress notices of a watch (0: 10m).")
+        .missing("watches"),
     flag("warning-apply-duration", Duration, "100ms", "Entries that take longer to apply are logged.")
         .no_effect("this version does not log slow entries"),
     flag("bootstrap-defrag-threshold-megabytes", Uint, "0", "Defragment at start if that frees so much (0: never).")

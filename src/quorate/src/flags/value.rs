@@ -175,7 +175,13 @@ mod tests {
         assert_eq!(Kind::Origins.parse("*"), words(&["*"]));
         assert_eq!(Kind::Urls.parse(""), Ok(Value::Nothing));
         assert_eq!(Kind::Text.parse(""), Ok(Value::Text(String::new())));
-        assert_eq!(Kind::FeatureGates.parse("AllAlpha=true,FastLeaseKeepAlive=true,AllAlpha=false"), Ok(Value::Gates(vec![])));
-        assert_eq!(Kind::FeatureGates.parse(" LeaseCheckpoint = t "), Ok(Value::Gates(vec![("LeaseCheckpoint", true)])));
+        assert_eq!(
+            Kind::FeatureGates.parse("AllAlpha=true,FastLeaseKeepAlive=true,AllAlpha=false"),
+            Ok(Value::Gates(vec![]))
+        );
+        assert_eq!(
+            Kind::FeatureGates.parse(" LeaseCheckpoint = t "),
+            Ok(Value::Gates(vec![("LeaseCheckpoint", true)]))
+        );
     }
 }

@@ -184,7 +184,9 @@ mod tests {
         ] {
             assert_eq!(GoDuration::parse(text), Some(GoDuration { nanos }), "{text:?}");
         }
-        for text in ["", "3", "-", "s", ".", "-.", ".s", "+.s", "1d", "1 s", "5", "9223372036854775808ns", "3000000h", "1.2.3s"] {
+        for text in
+            ["", "3", "-", "s", ".", "-.", ".s", "+.s", "1d", "1 s", "5", "9223372036854775808ns", "3000000h", "1.2.3s"]
+        {
             assert_eq!(GoDuration::parse(text), None, "{text:?}");
         }
     }

@@ -58,7 +58,7 @@ fn lease() {
 
 #[test]
 fn alarm() {
-    scripts("alarm", &StoreOptions { quota_bytes: Some(17_000), ..StoreOptions::default() });
+    scripts("alarm", &StoreOptions { quota_bytes: Some(16_900), ..StoreOptions::default() });
 }
 
 #[test]
