@@ -1,9 +1,11 @@
 //! No transaction appears half: what one revision wrote is seen all together or not at all.
 //!
-//! Needs no model: the puts of one operation carry its mark in their values (`mark` up to the first `/`). A read that shows one of
-//! them at revision r must show each other key of the same operation's writes at revision r or later, if it covers that key.
+//! Needs no model: values are unique, so a value tells which branch of which transaction put it. A read that shows it at
+//! revision r must show each other key that the branch puts at revision r or later, if it covers that key. Transactions that
+//! also delete are left to the replay.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use prost::Message;
@@ -12,16 +14,14 @@ use quorate_proto::etcdserverpb::request_op::Request as Op;
 use quorate_proto::mvccpb::KeyValue;
 
 use super::{Checker, Evidence};
-use crate::history::{Answer, Request};
+use crate::history::{Answer, Request, RevisionDiff};
 use crate::model::contains;
 
 /// See the module.
 pub struct WholeTxns;
 
-/// The operation that wrote a value.
-fn mark(value: &[u8]) -> &[u8] {
-    value.split(|&byte| byte == b'/').next().unwrap_or(value)
-}
+/// For each value that a transaction puts, the keys that are put together with it.
+type Together = BTreeMap<Bytes, Rc<Vec<Bytes>>>;
 
 impl Checker for WholeTxns {
     fn name(&self) -> &'static str {
@@ -29,13 +29,12 @@ impl Checker for WholeTxns {
     }
 
     fn check(&self, evidence: &Evidence) -> Result<(), String> {
-        // Branches whose writes are plain (no transaction inside): all their puts happen together.
-        let mut together: BTreeMap<Vec<u8>, Vec<Vec<Bytes>>> = BTreeMap::new();
+        let mut together = Together::new();
         for operation in &evidence.operations {
-            if let Request::Txn(txn) = &operation.request {
-                for branch in [&txn.success, &txn.failure] {
-                    note_branch(branch, &mut together);
-                }
+            if let Request::Txn(txn) = &operation.request
+                && !deletes(txn)
+            {
+                note(txn, &mut together);
             }
         }
         for read in &evidence.operations {
@@ -47,8 +46,7 @@ impl Checker for WholeTxns {
             let rows: Vec<KeyValue> = rows.collect::<Result<_, _>>().map_err(|error| format!("{error}"))?;
             let at: BTreeMap<&Bytes, &KeyValue> = rows.iter().map(|row| (&row.key, row)).collect();
             for row in &rows {
-                let Some(branches) = together.get(mark(&row.value)) else { continue };
-                let Some(branch) = branches.iter().find(|branch| branch.contains(&row.key)) else { continue };
+                let Some(branch) = together.get(&row.value) else { continue };
                 let covered = branch.iter().filter(|key| contains(&range.key, &range.range_end, key));
                 for key in covered {
                     // A key that is gone was deleted later, or the store is wrong in a way that the replay finds.
@@ -71,18 +69,15 @@ impl Checker for WholeTxns {
 }
 
 /// A tapped revision holds every put of the branch that made it.
-fn check_tap(
-    revision: i64,
-    diff: &crate::history::RevisionDiff,
-    together: &BTreeMap<Vec<u8>, Vec<Vec<Bytes>>>,
-) -> Result<(), String> {
-    for (key, row) in diff {
-        let Some(row) = row else { continue };
+fn check_tap(revision: i64, diff: &RevisionDiff, together: &Together) -> Result<(), String> {
+    for row in diff.values().flatten() {
         let row = KeyValue::decode(row.clone()).map_err(|error| format!("{error}"))?;
-        let Some(branches) = together.get(mark(&row.value)) else { continue };
-        let Some(branch) = branches.iter().find(|branch| branch.contains(key)) else { continue };
+        let Some(branch) = together.get(&row.value) else { continue };
         if let Some(missing) = branch.iter().find(|key| !diff.contains_key(*key)) {
-            return Err(format!("half a transaction: revision {revision} wrote {key:?} and not {missing:?}: {diff:?}"));
+            return Err(format!(
+                "half a transaction: revision {revision} wrote {:?} and not {missing:?}: {diff:?}",
+                row.key
+            ));
         }
     }
     Ok(())
@@ -96,24 +91,26 @@ fn covers_everything(range: &pb::RangeRequest) -> bool {
         && [range.min_create_revision, range.max_create_revision] == [0; 2]
 }
 
-fn note_branch(branch: &[pb::RequestOp], together: &mut BTreeMap<Vec<u8>, Vec<Vec<Bytes>>>) {
-    let mut keys = Vec::new();
-    let mut marked = None;
-    for op in branch {
-        match &op.request {
-            Some(Op::RequestPut(put)) if !put.ignore_value => {
-                keys.push(put.key.clone());
-                marked = Some(mark(&put.value).to_vec());
+fn deletes(txn: &pb::TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
+        Some(Op::RequestDeleteRange(_)) => true,
+        Some(Op::RequestTxn(inner)) => deletes(inner),
+        Some(Op::RequestPut(_) | Op::RequestRange(_)) | None => false,
+    })
+}
+
+fn note(txn: &pb::TxnRequest, together: &mut Together) {
+    for branch in [&txn.success, &txn.failure] {
+        let mut puts = Vec::new();
+        for op in branch {
+            match &op.request {
+                Some(Op::RequestPut(put)) if !put.ignore_value => puts.push(put),
+                Some(Op::RequestTxn(inner)) => note(inner, together),
+                _ => {}
             }
-            Some(Op::RequestTxn(inner)) => {
-                note_branch(&inner.success, together);
-                note_branch(&inner.failure, together);
-            }
-            _ => {}
         }
-    }
-    if let Some(marked) = marked {
-        together.entry(marked).or_default().push(keys);
+        let keys: Rc<Vec<Bytes>> = Rc::new(puts.iter().map(|put| put.key.clone()).collect());
+        together.extend(puts.iter().map(|put| (put.value.clone(), Rc::clone(&keys))));
     }
 }
 

@@ -19,7 +19,7 @@ use quorate_proto::etcdserverpb::{request_op, response_op};
 use quorate_proto::mvccpb::KeyValue;
 use quorate_types::Error;
 
-use crate::history::{Answer, Request};
+use crate::history::{Answer, Request, RevisionDiff};
 
 /// The whole history of the key space.
 #[derive(Clone, Default)]
@@ -73,9 +73,19 @@ impl Model {
 }
 
 impl Model {
+    /// Makes the next revision from what it is known to have changed, whoever asked for it.
+    pub fn apply_diff(&mut self, diff: &RevisionDiff) -> Result<(), prost::DecodeError> {
+        self.revision += 1;
+        for (key, row) in diff {
+            let alive = row.as_ref().map(|row| KeyValue::decode(row.clone())).transpose()?;
+            self.keys.entry(key.clone()).or_default().push(Row { revision: self.revision, alive });
+        }
+        Ok(())
+    }
+
     /// What `revision` changed.
     pub fn changes_of(&self, revision: i64) -> Changes {
-        let row_of = |rows: &[Row]| rows.iter().find(|row| row.revision == revision).map(|row| row.alive.clone());
+        let row_of = |rows: &[Row]| rows.iter().rfind(|row| row.revision == revision).map(|row| row.alive.clone());
         self.keys.iter().filter_map(|(key, rows)| Some((key.clone(), row_of(rows)?))).collect()
     }
 }
@@ -350,7 +360,8 @@ fn check_txn_shape(txn: &pb::TxnRequest, ops_max: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// No key may be put twice, or put and deleted, on one path through the transaction. (Deleting twice is fine.)
+/// No key may be put twice, or put and deleted, on one path through the transaction. (Deleting twice is fine.) etcd takes the
+/// bounds of a delete literally here: an end of one zero byte, everywhere else "everything from the key on", covers nothing.
 fn check_overlap(txn: &pb::TxnRequest) -> Result<(), Error> {
     written(&txn.success)?;
     written(&txn.failure)?;
@@ -392,7 +403,8 @@ fn written(ops: &[pb::RequestOp]) -> Result<Written, Error> {
 
 impl Written {
     fn add_put(&mut self, key: Bytes) -> Result<(), Error> {
-        let deleted = self.deletes.iter().any(|(from, end)| contains(from, end, &key));
+        let covers = |from: &Bytes, end: &Bytes| if end.is_empty() { key == from } else { from <= &key && &key < end };
+        let deleted = self.deletes.iter().any(|(from, end)| covers(from, end));
         if deleted || self.puts.contains(&key) {
             return Err(Error::DuplicateKey);
         }

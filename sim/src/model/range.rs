@@ -15,9 +15,13 @@ impl Execution<'_> {
         if range.count_only {
             return pb::RangeResponse { header: header(self.revision_now()), kvs: Vec::new(), more: false, count };
         }
+        let limit = usize::try_from(range.limit).unwrap_or(0);
+        if limit > 0 && range.sort_order() == SortOrder::None && !has_filters(range) {
+            // Without an order etcd stops reading at the limit (and one more), and sorts by the target only then.
+            rows.truncate(limit + 1);
+        }
         rows.retain(|row| passes(range, row));
         sort(range, &mut rows);
-        let limit = usize::try_from(range.limit).unwrap_or(0);
         let more = limit > 0 && rows.len() > limit;
         if more {
             rows.truncate(limit);
@@ -33,6 +37,12 @@ impl Execution<'_> {
         }
         pb::RangeResponse { header: header(self.revision_now()), kvs: rows.iter().map(encoded).collect(), more, count }
     }
+}
+
+fn has_filters(range: &pb::RangeRequest) -> bool {
+    let filters =
+        [range.min_mod_revision, range.max_mod_revision, range.min_create_revision, range.max_create_revision];
+    filters != [0; 4]
 }
 
 fn passes(range: &pb::RangeRequest, row: &KeyValue) -> bool {

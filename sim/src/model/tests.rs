@@ -51,8 +51,10 @@ fn ranges_follow_etcds_options() {
     assert_eq!((names(&limited), limited.more, limited.count), (vec!["a".into(), "b".into()], true, 3));
     let down = range(&mut model, pb::RangeRequest { sort_order: 2, ..everything() });
     assert_eq!(names(&down), ["c", "b", "a"]);
-    let by_value = range(&mut model, pb::RangeRequest { sort_target: 4, limit: 1, ..everything() });
+    let by_value = range(&mut model, pb::RangeRequest { sort_target: 4, sort_order: 1, limit: 1, ..everything() });
     assert_eq!((names(&by_value), by_value.more), (vec!["c".into()], true), "sorted before it is limited");
+    let no_order = range(&mut model, pb::RangeRequest { sort_target: 4, limit: 1, ..everything() });
+    assert_eq!((names(&no_order), no_order.more), (vec!["b".into()], true), "read up to the limit, then sorted");
     let filtered = range(&mut model, pb::RangeRequest { min_mod_revision: 4, max_create_revision: 3, ..everything() });
     assert_eq!((names(&filtered), filtered.count), (vec!["a".into()], 3), "the count is before the filters");
     let old = range(&mut model, pb::RangeRequest { revision: 3, ..everything() });
@@ -108,6 +110,12 @@ fn a_refused_transaction_changes_nothing() {
     assert_eq!(model.revision(), 5);
     let twice = pb::TxnRequest { success: vec![put_op("a", "1"), put_op("a", "2")], ..Default::default() };
     assert_eq!(model.execute(&Request::Txn(twice)), Err(Error::DuplicateKey));
+    let delete = pb::DeleteRangeRequest { key: "\0".into(), range_end: "\0".into(), prev_kv: false };
+    let delete = pb::RequestOp { request: Some(request_op::Request::RequestDeleteRange(delete)) };
+    let both = pb::TxnRequest { success: vec![put_op("a", "1"), delete], ..Default::default() };
+    let mut other = model.clone();
+    assert!(other.execute(&Request::Txn(both)).is_ok(), "etcd does not see this overlap");
+    assert_eq!(other.changes_of(6).iter().filter(|(_, row)| row.is_some()).count(), 0, "and deletes what it has just put");
     let many = pb::TxnRequest { success: vec![put_op("a", "1"); MAX_TXN_OPS + 1], ..Default::default() };
     assert_eq!(model.execute(&Request::Txn(many)), Err(Error::TooManyOps));
 }

@@ -109,7 +109,7 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
     let machines = (0..client_count).map(client_machine).collect();
     let stage = Stage::new(Arc::clone(&world), Arc::clone(&cluster), machines);
     let recorder = Recorder::new(world.trace.clone());
-    let knowledge = Arc::new(Mutex::new(Knowledge { flip_value: options.flip_value, ..Knowledge::default() }));
+    let knowledge = Arc::new(Mutex::new(Knowledge::new(options.flip_value)));
     let new_client = |number| {
         let rt = client_runtime(&world, number);
         let (stage, recorder, knowledge) = (Arc::clone(&stage), recorder.clone(), Arc::clone(&knowledge));

@@ -38,8 +38,15 @@ pub struct Knowledge {
     pub compacted: i64,
     /// Values written so far.
     values: u64,
-    /// Flips a byte in this one.
-    pub flip_value: Option<u64>,
+    /// Flips a bit in this one.
+    flip_value: Option<u64>,
+}
+
+impl Knowledge {
+    /// Nothing is known. `flip_value`: flip a bit in the value of this number (from 1).
+    pub fn new(flip_value: Option<u64>) -> Self {
+        Self { flip_value, ..Self::default() }
+    }
 }
 
 /// One client.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use madsim::runtime::{Handle, NodeHandle};
 use quorate_member::{Member, MemberConfig, StopReason};
 use quorate_runtime::Rt;
-use quorate_runtime::net::{Address, ListenOptions, Net as _};
+use quorate_runtime::net::{Address, ListenOptions};
 use quorate_runtime::sync::watch;
 
 use crate::world::clock::{self, MachineClock, SimTime};
@@ -44,7 +44,6 @@ pub struct Cluster {
 
 /// A machine that runs a member.
 pub struct MemberMachine {
-    world: Arc<World>,
     /// Its name, as in `--name`.
     pub name: String,
     /// Its number in the network.
@@ -105,7 +104,6 @@ impl Cluster {
                 ..limits.settings
             };
             Arc::new(MemberMachine {
-                world: Arc::clone(world),
                 machine: number,
                 disk: SimDisk::new(number, dice.fork("disk"), world.trace.clone()),
                 clock,

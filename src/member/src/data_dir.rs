@@ -93,8 +93,29 @@ pub fn claim(rt: &Rt, config: &MemberConfig) -> Result<(Found, Box<dyn FileLock>
         (true, true) => Ok((Found::Member, lock)),
         (false, true) => Err(DataDirError::Incomplete { present: wal, missing: database }),
         // The database is made first, so a start that was cut short leaves one without a log.
-        (_, false) => Ok((Found::Nothing, lock)),
+        (_, false) => {
+            sync_names(rt, config)?;
+            Ok((Found::Nothing, lock))
+        }
     }
+}
+
+/// Makes the directories' own names durable, up to the first one that this process may have created. Done at every founding,
+/// also when they exist: an earlier start may have created them and died before this.
+fn sync_names(rt: &Rt, config: &MemberConfig) -> Result<(), DataDirError> {
+    for dir in [config.member_dir(), config.data_dir.clone()] {
+        rt.sync_dir(&dir).map_err(at(&dir))?;
+    }
+    for ancestor in config.data_dir.ancestors().skip(1) {
+        let dir = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
+        match rt.sync_dir(dir) {
+            Ok(()) => {}
+            // What we may not even open is not ours, and what is above it neither.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            Err(error) => return Err(at(dir)(error)),
+        }
+    }
+    Ok(())
 }
 
 fn refuse_etcd(rt: &Rt, config: &MemberConfig) -> Result<(), DataDirError> {
