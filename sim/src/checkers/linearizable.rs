@@ -313,9 +313,7 @@ impl<'a> Gaps<'a> {
         for (gap, (revision, _)) in self.gaps.iter().enumerate() {
             if !self.augment(gap, &mut taken, &mut vec![false; self.unknown.len()]) {
                 let diff = evidence.taps.get(revision).map_or_else(String::new, show);
-                return Err(format!(
-                    "no write that anybody asked for made revision {revision}, which changed {diff}"
-                ));
+                return Err(format!("no write that anybody asked for made revision {revision}, which changed {diff}"));
             }
         }
         Ok(taken.into_iter().map(|(maker, gap)| (self.gaps[gap].0, self.unknown[maker])).collect())
