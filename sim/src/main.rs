@@ -31,7 +31,9 @@ fn command() -> Command {
             common(Command::new("run").about("Runs one seed and prints its summary; its story, if something is wrong"))
                 .arg(number("seed", "The seed").required(true))
                 .arg(Arg::new("story").long("story").action(ArgAction::SetTrue).help("Print the story in any case"))
-                .arg(Arg::new("plan").long("plan").action(ArgAction::SetTrue).help("Print what the seed decided first")),
+                .arg(
+                    Arg::new("plan").long("plan").action(ArgAction::SetTrue).help("Print what the seed decided first"),
+                ),
         )
         .subcommand(
             common(Command::new("soak").about("Runs many seeds"))

@@ -42,7 +42,11 @@ fn no_seed_finds_anything_and_crashes_really_lose_bytes() {
     assert!(tally.acked >= seeds * options.operations);
     // A few seeds have too few crashes to judge.
     if seeds >= 20 {
-        assert!(tally.lossy_percent() >= 30.0, "only {:.0} % of the crashes lost or tore anything", tally.lossy_percent());
+        assert!(
+            tally.lossy_percent() >= 30.0,
+            "only {:.0} % of the crashes lost or tore anything",
+            tally.lossy_percent()
+        );
         assert!(tally.cut_tails > 0, "no recovery ever cut a tail");
     }
 }

@@ -57,7 +57,8 @@ impl Checker for DurableAcks {
                     None => !may_be_deleted(operations, key, revision(put), read.end),
                 };
                 if lost {
-                    let crashes: Vec<_> = crashes_between(evidence, put.end, read.start).map(ToString::to_string).collect();
+                    let crashes: Vec<_> =
+                        crashes_between(evidence, put.end, read.start).map(ToString::to_string).collect();
                     return Err(format!(
                         "an acknowledged put is gone: {} — yet, crashes at [{}] between them: {}",
                         put.describe(),

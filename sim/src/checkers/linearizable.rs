@@ -53,9 +53,9 @@ impl Checker for Linearizable {
 }
 
 fn check_header(operation: &Operation, answer: &Answer) -> Result<(), String> {
-    let complete = answer
-        .header()
-        .is_some_and(|header| ![header.cluster_id, header.member_id, header.raft_term].contains(&0) && header.revision > 0);
+    let complete = answer.header().is_some_and(|header| {
+        ![header.cluster_id, header.member_id, header.raft_term].contains(&0) && header.revision > 0
+    });
     if complete { Ok(()) } else { Err(format!("an answer's header is not filled: {}", operation.describe())) }
 }
 
@@ -214,9 +214,10 @@ impl<'a> Order<'a> {
                 Request::Compact(compact) => compact.revision - 1,
                 request => oldest_revision_asked(request).unwrap_or(i64::MAX),
             };
-            let justified = self.compactions.iter().any(|(compaction, compacted)| {
-                *compacted > wanted && compaction.start <= operation.end
-            });
+            let justified = self
+                .compactions
+                .iter()
+                .any(|(compaction, compacted)| *compacted > wanted && compaction.start <= operation.end);
             return if justified { Ok(()) } else { Err(format!("no compaction explains {}", operation.describe())) };
         }
         // The window of revisions at which it may have been judged.
@@ -434,8 +435,7 @@ mod tests {
         story.call(Request::Put(pb::PutRequest::default()));
         assert_eq!(verdict(&story), Ok(()));
         story.put("a", "1");
-        story.last().outcome =
-            Outcome::Refused { code: 3, message: Error::EmptyKey.message().to_owned() };
+        story.last().outcome = Outcome::Refused { code: 3, message: Error::EmptyKey.message().to_owned() };
         assert!(verdict(&story).unwrap_err().contains("without a reason"));
     }
 }

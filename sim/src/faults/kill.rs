@@ -22,7 +22,11 @@ pub struct Kill {
 
 impl Kill {
     pub(super) fn draw(dice: &mut Dice) -> Self {
-        Self { every: draw_mean_secs(dice, 8, 40), power: *dice.pick(&[60, 80, 100]), down_ms_max: *dice.pick(&[5, 500, 3000]) }
+        Self {
+            every: draw_mean_secs(dice, 8, 40),
+            power: *dice.pick(&[60, 80, 100]),
+            down_ms_max: *dice.pick(&[5, 500, 3000]),
+        }
     }
 }
 

@@ -40,13 +40,7 @@ pub struct Stage {
 impl Stage {
     /// A stage that does not end yet.
     pub fn new(world: Arc<World>, cluster: Arc<Cluster>, client_machines: Vec<MachineId>) -> Arc<Self> {
-        Arc::new(Self {
-            world,
-            cluster,
-            client_machines,
-            ends: Mutex::new(SimTime::NEVER),
-            strikes: Mutex::default(),
-        })
+        Arc::new(Self { world, cluster, client_machines, ends: Mutex::new(SimTime::NEVER), strikes: Mutex::default() })
     }
 
     /// Ends it now. Pauses under way end within [`PAUSE_SLICE`].

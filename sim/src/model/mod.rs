@@ -281,7 +281,10 @@ fn compare_row(compare: &pb::Compare, row: &KeyValue) -> bool {
             number(row.version, |union| if let TargetUnion::Version(at) = union { Some(*at) } else { None })
         }
         CompareTarget::Create => {
-            number(row.create_revision, |union| if let TargetUnion::CreateRevision(at) = union { Some(*at) } else { None })
+            number(
+                row.create_revision,
+                |union| if let TargetUnion::CreateRevision(at) = union { Some(*at) } else { None },
+            )
         }
         CompareTarget::Mod => {
             number(row.mod_revision, |union| if let TargetUnion::ModRevision(at) = union { Some(*at) } else { None })

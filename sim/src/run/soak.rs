@@ -91,12 +91,7 @@ impl Tally {
 }
 
 /// Runs `options` with each seed of `seeds` on `jobs` threads. `on_report` hears of each run as it ends (in any order).
-pub fn soak(
-    seeds: std::ops::Range<u64>,
-    jobs: usize,
-    options: &Options,
-    on_report: impl Fn(&Report) + Sync,
-) -> Tally {
+pub fn soak(seeds: std::ops::Range<u64>, jobs: usize, options: &Options, on_report: impl Fn(&Report) + Sync) -> Tally {
     let next = AtomicU64::new(seeds.start);
     let tally = Mutex::new(Tally::default());
     #[expect(clippy::disallowed_methods, reason = "outside the simulated world")]

@@ -169,11 +169,7 @@ impl Client {
         self.finish(ticket, result)
     }
 
-    fn finish(
-        &mut self,
-        ticket: crate::history::Ticket,
-        result: Option<Result<Answer, tonic::Status>>,
-    ) -> Outcome {
+    fn finish(&mut self, ticket: crate::history::Ticket, result: Option<Result<Answer, tonic::Status>>) -> Outcome {
         let outcome = match result {
             Some(Ok(answer)) => {
                 let mut knowledge = lock(&self.knowledge);

@@ -32,7 +32,8 @@ fn draw_bad(client: &mut Client) -> Request {
     let key = client.key();
     let mark = client.mark();
     let value = client.value(&mark, 0);
-    let put = |key: &Bytes, value: &Bytes| pb::PutRequest { key: key.clone(), value: value.clone(), ..Default::default() };
+    let put =
+        |key: &Bytes, value: &Bytes| pb::PutRequest { key: key.clone(), value: value.clone(), ..Default::default() };
     let op = |put: pb::PutRequest| pb::RequestOp { request: Some(Op::RequestPut(put)) };
     let txn = |success: Vec<pb::RequestOp>| Request::Txn(pb::TxnRequest { success, ..Default::default() });
     match client.dice.below(9) {

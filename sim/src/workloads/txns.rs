@@ -79,8 +79,7 @@ impl Txns {
 
 fn draw_compare(client: &mut Client) -> pb::Compare {
     let newest = lock(&client.knowledge).revision.max(1) as u64;
-    let (key, range_end) =
-        if client.dice.percent(20) { draw_bounds(client) } else { (client.key(), Bytes::new()) };
+    let (key, range_end) = if client.dice.percent(20) { draw_bounds(client) } else { (client.key(), Bytes::new()) };
     let dice = &mut client.dice;
     let (target, union) = match dice.below(5) {
         0 => (0, TargetUnion::Version(dice.below(4) as i64)),

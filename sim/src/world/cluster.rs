@@ -142,8 +142,7 @@ impl Cluster {
             reactors: machine.limits.reactors,
         });
         node.spawn(live(Arc::clone(self), Arc::clone(machine), runtime, number));
-        state.process =
-            Some(Process { number, node, member: None, shutdown: None, paused_since: None, exited: false });
+        state.process = Some(Process { number, node, member: None, shutdown: None, paused_since: None, exited: false });
     }
 
     /// Kills `machine`'s process, if there is one. False if there was none.

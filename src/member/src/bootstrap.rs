@@ -120,7 +120,7 @@ fn found_cluster(rt: &Rt, config: &MemberConfig, lock: Box<dyn FileLock>) -> Res
     let metadata = walpb::Metadata { node_id: Some(founders.own.0), cluster_id: Some(cluster_id.0) };
     let mut wal = Wal::create(rt.clone(), &config.wal_path(), metadata, wal_options(config))?;
     let (entries, hard_state) = founding_batch(&founders);
-    wal.append(&Batch { hard_state: Some(hard_state.clone()), entries: entries.clone(), sync: true })?;
+    wal.append(&Batch { hard_state: Some(hard_state), entries: entries.clone(), sync: true })?;
     tracing::info!(
         local_member_id = %founders.own,
         cluster_id = %cluster_id,
@@ -176,7 +176,7 @@ fn go_on(rt: &Rt, config: &MemberConfig, lock: Box<dyn FileLock>) -> Result<Boot
             ));
         }
         (entries, hard_state) = founding_batch(&founders);
-        wal.append(&Batch { hard_state: Some(hard_state.clone()), entries: entries.clone(), sync: true })?;
+        wal.append(&Batch { hard_state: Some(hard_state), entries: entries.clone(), sync: true })?;
     }
     let last = entries.last().and_then(|entry| entry.index).unwrap_or(base.index.0);
     if last < durable.0 {

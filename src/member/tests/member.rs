@@ -94,11 +94,13 @@ fn the_log_begins_as_etcds() {
         let log = quorate_raft::wal::read_all(&rt, &config(&path).wal_path()).unwrap();
         assert_eq!(log.metadata.node_id, Some(member.id().0));
         assert_eq!(log.metadata.cluster_id, Some(member.cluster_id().0));
-        let positions: Vec<_> = log.entries.iter().map(|entry| (entry.index(), entry.term(), entry.r#type() as i32)).collect();
+        let positions: Vec<_> =
+            log.entries.iter().map(|entry| (entry.index(), entry.term(), entry.r#type() as i32)).collect();
         assert_eq!(positions, [(1, 1, 1), (2, 2, 0), (3, 2, 0), (4, 2, 0)]);
         let founding = String::from_utf8_lossy(log.entries[0].data()).into_owned();
         assert!(
-            founding.contains(&format!(r#"{{"id":{},"peerURLs":["http://127.0.0.1:2380"],"name":"m1"}}"#, member.id().0)),
+            founding
+                .contains(&format!(r#"{{"id":{},"peerURLs":["http://127.0.0.1:2380"],"name":"m1"}}"#, member.id().0)),
             "{founding}"
         );
     });
@@ -126,7 +128,8 @@ fn etcds_directory_is_refused_and_untouched() {
     page[16..20].copy_from_slice(&0xED0C_DAED_u32.to_le_bytes());
     fs::write(snap.join("db"), &page).unwrap();
     let tree = || {
-        let mut names: Vec<_> = fs::read_dir(config(&path).data_dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(config(&path).data_dir).unwrap().map(|entry| entry.unwrap().path()).collect();
         names.sort();
         (names, fs::read(snap.join("db")).unwrap())
     };
@@ -179,7 +182,10 @@ fn a_start_that_was_cut_short_is_finished_by_the_next() {
         let fresh = path.join("fresh");
         let halfway = config(&fresh);
         fs::create_dir_all(halfway.snap_dir()).unwrap();
-        drop(quorate_store::Store::create(&rt, &halfway.database_path(), quorate_store::StoreOptions::default()).unwrap());
+        drop(
+            quorate_store::Store::create(&rt, &halfway.database_path(), quorate_store::StoreOptions::default())
+                .unwrap(),
+        );
         let options = quorate_raft::wal::WalOptions::default();
         drop(quorate_raft::wal::Wal::create(rt.clone(), &halfway.wal_path(), metadata, options).unwrap());
         let member = start(&rt, halfway).await.unwrap();
@@ -198,8 +204,7 @@ fn flags_that_do_not_fit_are_refused_in_etcds_words() {
             refusal(&rt, stranger).await,
             "couldn't find local name \"m9\" in the initial cluster configuration"
         );
-        let elsewhere =
-            MemberConfig { advertise_peer_urls: vec!["http://127.0.0.1:9".to_owned()], ..config(&path) };
+        let elsewhere = MemberConfig { advertise_peer_urls: vec!["http://127.0.0.1:9".to_owned()], ..config(&path) };
         assert!(refusal(&rt, elsewhere).await.starts_with(
             "--initial-cluster has m1=http://127.0.0.1:2380 but missing from --initial-advertise-peer-urls="
         ));

@@ -113,12 +113,7 @@ impl CachedFile {
 
     fn settle(&mut self, at: SimTime) {
         let durable = &mut self.durable;
-        take_durable(
-            &mut self.pending,
-            at,
-            |change| matches!(change, Change::Sync),
-            |change| apply(durable, &change),
-        );
+        take_durable(&mut self.pending, at, |change| matches!(change, Change::Sync), |change| apply(durable, &change));
     }
 }
 
@@ -189,11 +184,8 @@ fn survive(durable: &Image, begun: &[Change], mood: Mood, dice: &mut Dice) -> Su
         let end = (sector + 1) * SECTOR_BYTES;
         let cut_at = |index: usize| cuts.iter().any(|&(cut, len)| cut == index && len < end);
         let low = changes.iter().rposition(|&index| index < len_prefix && cut_at(index)).map_or(0, |at| at + 1);
-        let high = changes
-            .iter()
-            .position(|&index| index >= len_prefix && cut_at(index))
-            .unwrap_or(changes.len())
-            .max(low);
+        let high =
+            changes.iter().position(|&index| index >= len_prefix && cut_at(index)).unwrap_or(changes.len()).max(low);
         let (kept, tear) = match mood {
             Mood::Keep => (high, false),
             Mood::Lose => (low, false),
@@ -227,7 +219,11 @@ fn apply_within(image: &mut Image, change: &Change, sector: u64, tear: Option<&m
                     return false;
                 }
                 let border = dice.between(from + 1, to - 1);
-                if dice.percent(50) { to = border } else { from = border }
+                if dice.percent(50) {
+                    to = border
+                } else {
+                    from = border
+                }
                 torn = true;
             }
             image.write(&data[(from - offset) as usize..(to - offset) as usize], from);

@@ -67,10 +67,7 @@ fn a_dead_process_gets_errors_and_its_locks_are_free() {
     let process = disk.begin_process();
     let file = create(&process, "/var/lib/file", b"x");
     let held = process.lock_exclusive(Path::new("/var/lib/lock")).unwrap();
-    assert_eq!(
-        process.lock_exclusive(Path::new("/var/lib/lock")).err().unwrap().kind(),
-        io::ErrorKind::WouldBlock
-    );
+    assert_eq!(process.lock_exclusive(Path::new("/var/lib/lock")).err().unwrap().kind(), io::ErrorKind::WouldBlock);
     disk.end_process(Crash::Process, clock::now());
     assert!(file.write_all_at(b"y", 0).is_err() && file.sync_data().is_err() && file.len_bytes().is_err());
     let next = disk.begin_process();

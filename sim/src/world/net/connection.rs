@@ -150,9 +150,7 @@ impl Connection {
     /// The end on `to`, if the other one is on `from`.
     pub(super) fn end_towards(&self, from: MachineId, to: MachineId) -> Option<End> {
         let ends = [End::Opener, End::Accepter];
-        ends.into_iter().find(|&end| {
-            self.machines[end as usize] == to && self.machines[end.other() as usize] == from
-        })
+        ends.into_iter().find(|&end| self.machines[end as usize] == to && self.machines[end.other() as usize] == from)
     }
 
     /// The link towards `end` works again: what waited arrives from `from_time` on.

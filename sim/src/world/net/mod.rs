@@ -287,9 +287,7 @@ impl SimNet {
         }
         let listener = state.next_listener;
         state.next_listener += 1;
-        state
-            .listeners
-            .insert(key.clone(), Backlog { listener, machine, arrived: VecDeque::new(), waiter: None });
+        state.listeners.insert(key.clone(), Backlog { listener, machine, arrived: VecDeque::new(), waiter: None });
         Ok(Box::new(SimListener { net: Arc::clone(self), key, listener }))
     }
 
@@ -420,7 +418,8 @@ impl Listener for SimListener {
                     let peer = state.connections.get(&id).map(|connection| connection.opener_address().clone());
                     // A connection may be gone again before it was accepted.
                     let Some(peer) = peer else { return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())) };
-                    let incoming = SimIncoming { stream: SimStream::new(Arc::clone(&self.net), id, End::Accepter), peer };
+                    let incoming =
+                        SimIncoming { stream: SimStream::new(Arc::clone(&self.net), id, End::Accepter), peer };
                     Poll::Ready(Ok(Box::new(incoming) as Box<dyn Incoming>))
                 }
             }
@@ -438,7 +437,9 @@ impl Listener for SimListener {
 impl Drop for SimListener {
     fn drop(&mut self) {
         let mut state = self.net.state();
-        let Some(arrived) = self.with_backlog(&mut state, |backlog| std::mem::take(&mut backlog.arrived)) else { return };
+        let Some(arrived) = self.with_backlog(&mut state, |backlog| std::mem::take(&mut backlog.arrived)) else {
+            return;
+        };
         state.listeners.remove(&self.key);
         // Connections that nobody accepted are reset.
         for id in arrived {

@@ -46,21 +46,35 @@ impl Model {
 #[derive(Clone, Debug)]
 enum Action {
     /// Appends `sizes`, after taking back up to `rewind` entries in a new term.
-    Append { sizes: Vec<usize>, rewind: u64, sync: bool, with_state: bool },
-    Vote { sync: bool },
-    Mark { back: u64 },
-    Release { back: u64 },
+    Append {
+        sizes: Vec<usize>,
+        rewind: u64,
+        sync: bool,
+        with_state: bool,
+    },
+    Vote {
+        sync: bool,
+    },
+    Mark {
+        back: u64,
+    },
+    Release {
+        back: u64,
+    },
     Reopen,
     /// Background work stops, or goes on, to report.
     HoldReports(bool),
     /// The machine goes down in the middle of a change, this many from now.
-    CrashAfter { changes: u64 },
+    CrashAfter {
+        changes: u64,
+    },
 }
 
 fn actions() -> impl Strategy<Value = Vec<Action>> {
     let size = prop_oneof![8 => 0usize..200, 1 => 500usize..1500, 1 => 4000usize..6000];
-    let append = (prop::collection::vec(size, 0..6), prop_oneof![3 => Just(0u64), 1 => 1u64..4], any::<bool>(), any::<bool>())
-        .prop_map(|(sizes, rewind, sync, with_state)| Action::Append { sizes, rewind, sync, with_state });
+    let append =
+        (prop::collection::vec(size, 0..6), prop_oneof![3 => Just(0u64), 1 => 1u64..4], any::<bool>(), any::<bool>())
+            .prop_map(|(sizes, rewind, sync, with_state)| Action::Append { sizes, rewind, sync, with_state });
     let action = prop_oneof![
         24 => append,
         3 => any::<bool>().prop_map(|sync| Action::Vote { sync }),
