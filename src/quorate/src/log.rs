@@ -347,8 +347,10 @@ impl Visit for Fields {
         match field.name() {
             "message" => self.message = text,
             SPREAD => self.rest.push_str(&text),
-            name if is_json_array(&text) => self.push(name, format_args!("{text}")),
-            name => self.push(name, format_args!("{}", json(&text))),
+            name => match json_array(&text) {
+                Some(array) => self.push(name, format_args!("{array}")),
+                None => self.push(name, format_args!("{}", json(&text))),
+            },
         }
     }
 
@@ -376,8 +378,9 @@ impl Visit for Fields {
     }
 }
 
-fn is_json_array(text: &str) -> bool {
-    text.starts_with('[') && serde_json::from_str::<Vec<serde_json::Value>>(text).is_ok()
+/// The text as JSON, if it is an array of JSON: Rust shows a list of plain texts and numbers so.
+fn json_array(text: &str) -> Option<serde_json::Value> {
+    text.starts_with('[').then(|| serde_json::from_str(text).ok()).flatten().filter(serde_json::Value::is_array)
 }
 
 /// Fields for the `spread` of an event: any number, in their order.
@@ -444,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_line_is_one_json_object_with_its_fields_in_order() {
-        let urls = vec!["http://a:1".to_owned()];
+        let urls = vec!["http://a:1".to_owned(), "http://b:1".to_owned()];
         let text = logged(&[], || {
             tracing::info!(name = "n\"1\n", local_member_id = %"8e9e", urls = ?urls, count = 3_u64, on = true, "ready\tnow");
         });
@@ -452,7 +455,7 @@ mod tests {
         let (head, fields) = text.split_once(r#","msg":"#).unwrap();
         assert_eq!(
             fields,
-            "\"ready\\tnow\",\"name\":\"n\\\"1\\n\",\"local-member-id\":\"8e9e\",\"urls\":[\"http://a:1\"],\"count\":3,\"on\":true}\n"
+            "\"ready\\tnow\",\"name\":\"n\\\"1\\n\",\"local-member-id\":\"8e9e\",\"urls\":[\"http://a:1\",\"http://b:1\"],\"count\":3,\"on\":true}\n"
         );
         let line: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(line["level"], "info");

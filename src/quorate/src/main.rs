@@ -13,6 +13,7 @@
 
 mod config;
 mod data_dir;
+mod descriptors;
 mod flags;
 mod go;
 mod log;
@@ -134,6 +135,11 @@ fn member(words: &[String], mut settings: Settings) -> Ending {
 }
 
 fn start(config: config::Config) -> Ending {
+    if let Err(limit) = descriptors::raise_limit() {
+        let recommended_limit = descriptors::NEEDED;
+        fatal!(limit, recommended_limit, "file descriptor limit of etcd process is too low; please set higher");
+        return Ending::Status(1);
+    }
     let found = match data_dir::inspect(config.data_dir(), config.member.wal_dir.as_deref()) {
         Ok(found) => found,
         Err(refused) => {

@@ -9,10 +9,24 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use quorate_api::{ApiBody, ApiService};
 use quorate_member::Member;
-use serde_json::json;
+use serde::Serialize;
 use tower_service::Service;
 
 const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
+
+/// A member in the words of `/members`; what is empty is left out, as in etcd.
+#[derive(Serialize)]
+struct Shown<'a> {
+    id: u64,
+    #[serde(rename = "peerURLs")]
+    peer_urls: &'a [String],
+    #[serde(rename = "isLearner", skip_serializing_if = "std::ops::Not::not")]
+    is_learner: bool,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    #[serde(rename = "clientURLs", skip_serializing_if = "<[String]>::is_empty")]
+    client_urls: &'a [String],
+}
 
 /// The service of the peer port.
 #[derive(Clone)]
@@ -33,20 +47,16 @@ impl PeerPort {
         let members: Vec<_> = view
             .members()
             .iter()
-            .map(|member| {
-                let mut shown = json!({
-                    "id": member.id.0,
-                    "peerURLs": member.peer_urls,
-                    "name": member.name,
-                    "clientURLs": member.client_urls,
-                });
-                if member.is_learner {
-                    shown["isLearner"] = true.into();
-                }
-                shown
+            .map(|member| Shown {
+                id: member.id.0,
+                peer_urls: &member.peer_urls,
+                is_learner: member.is_learner,
+                name: &member.name,
+                client_urls: &member.client_urls,
             })
             .collect();
-        let body = format!("{}\n", serde_json::Value::from(members));
+        let members = serde_json::to_string(&members).expect("plain texts and numbers");
+        let body = format!("{members}\n");
         let mut response = plain(StatusCode::OK, "application/json", body);
         let cluster_id = HeaderValue::from_str(&self.member.cluster_id().to_string()).expect("hexadecimal digits");
         response.headers_mut().insert(CLUSTER_ID, cluster_id);

@@ -151,8 +151,8 @@ fn a_second_process_on_the_directory_is_refused() {
 #[test]
 fn a_taken_port_ends_the_start_before_anything_is_written() {
     let dir = tempfile::tempdir().unwrap();
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let _holder = std::net::TcpListener::bind(taken).unwrap();
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
     for flag in ["--listen-client-urls", "--listen-peer-urls"] {
         let said = run(quorate(dir.path()).args(FREE_PORTS).arg(format!("{flag}=http://{taken}")));
         assert_eq!(said.status.code(), Some(1));
