@@ -21,6 +21,7 @@ use crate::membership::Membership;
 use crate::mvcc::compact::Slice;
 use crate::mvcc::encode::Fields;
 use crate::pending::Seen;
+use crate::row_cache::RowCache;
 use crate::rows::{Durable, KEY, LEASE, META, NARROW};
 use crate::sync::Arc;
 use prost::Message as _;
@@ -28,6 +29,7 @@ use prost::Message as _;
 /// One transaction, ready to run.
 pub struct Job {
     pub(crate) database: Arc<Database>,
+    pub(crate) cache: Arc<RowCache>,
     pub(crate) file: FileName,
     pub(crate) work: Work,
 }
@@ -80,7 +82,7 @@ pub(crate) enum CommittedKind {
 impl Job {
     /// Writes and commits. Blocks on the disk.
     pub fn run(self) -> JobOutcome {
-        let Self { database, file, work } = self;
+        let Self { database, cache, file, work } = self;
         let result = guarded(&file, "writing", || {
             let (record, kind) = match work {
                 Work::Flush(flush) => {
@@ -92,7 +94,7 @@ impl Job {
                     (record, CommittedKind::Compacted { finished: slice.finishes })
                 }
             };
-            Ok(Committed { record, durable: Durable::begin(&database, &file)?, kind })
+            Ok(Committed { record, durable: Durable::begin(&database, &cache, &file)?, kind })
         });
         JobOutcome { result }
     }

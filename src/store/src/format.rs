@@ -15,7 +15,6 @@
 //!
 //! A tombstone's flags have bit 0 set; its `KeyValue` and its narrow row hold the key alone.
 
-use bytes::Bytes;
 use prost::encoding::{decode_varint, encode_varint};
 use quorate_types::{LeaseId, LogIndex, Term};
 
@@ -228,9 +227,4 @@ impl StateRecord {
         };
         numbers.next().is_none().then_some((format, Some(record)))
     }
-}
-
-/// A row as the table `key` holds it, with memory of its own.
-pub(crate) fn copied(encoded: &[u8]) -> Bytes {
-    Bytes::copy_from_slice(encoded)
 }

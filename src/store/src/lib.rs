@@ -18,7 +18,7 @@
 //! | `mvcc` | keys, revisions, ranges, transactions, compaction |
 //! | `lease` `alarm` `membership` `quota` | a state machine each |
 //! | `view` `publish` | what readers see, and how it gets to them |
-//! | `pending` `rows` | rows in memory, and where a row is found |
+//! | `pending` `rows` `row_cache` | rows in memory, and where a row is found |
 //! | `flush` `open` `format` `backend` | writing and reading the file |
 //!
 //! There is no clock, no thread and no network here; the only I/O is the database's, through the runtime's disk.
@@ -36,6 +36,7 @@ mod open;
 mod pending;
 mod publish;
 mod quota;
+mod row_cache;
 mod rows;
 mod state;
 mod store;

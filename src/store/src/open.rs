@@ -27,6 +27,7 @@ use crate::format::{self, FORMAT, StateRecord};
 use crate::lease::{Grant, Leases};
 use crate::membership::Membership;
 use crate::mvcc::index::{IndexBuilder, IndexRow, KeyIndex, KeyRange, Written};
+use crate::row_cache::RowCache;
 use crate::rows::{Durable, KEY, LEASE, META, NARROW, Rows};
 use crate::state::{Pending, State};
 use crate::sync::Arc;
@@ -34,13 +35,22 @@ use crate::sync::Arc;
 /// A store read back: the state in the file, and the file.
 pub(crate) struct Opened {
     pub(crate) database: Arc<Database>,
+    pub(crate) cache: Arc<RowCache>,
     pub(crate) file: FileName,
     pub(crate) record: StateRecord,
     pub(crate) state: State,
 }
 
+/// The part of the cache that holds rows rather than pages. Where rows are missing the kernel's own cache has the pages.
+fn row_cache_bytes(options: &StoreOptions) -> usize {
+    options.cache_bytes / 4 * 3
+}
+
 fn backend_options(options: &StoreOptions) -> BackendOptions {
-    BackendOptions { cache_bytes: options.cache_bytes, unsafe_no_fsync: options.unsafe_no_fsync }
+    BackendOptions {
+        cache_bytes: options.cache_bytes - row_cache_bytes(options),
+        unsafe_no_fsync: options.unsafe_no_fsync,
+    }
 }
 
 /// Makes a database that holds an empty state. Nothing may be at `path`.
@@ -95,6 +105,7 @@ pub(crate) fn open(disk: &(dyn Disk + '_), path: &Path, options: &StoreOptions) 
             .map_err(|error| reading.damaged("meta", format::ALARMS, error))?;
         let mut leases = reading.leases()?;
         let index = reading.index(&record)?;
+        let cache = Arc::new(RowCache::new(row_cache_bytes(options)));
         attach(&index, &mut leases);
         let state = State {
             applied_index: record.applied_index,
@@ -103,7 +114,7 @@ pub(crate) fn open(disk: &(dyn Disk + '_), path: &Path, options: &StoreOptions) 
             revision: record.revision,
             compacted: record.compact_scheduled,
             index,
-            rows: Rows::new(Durable::begin(&database, &file)?),
+            rows: Rows::new(Durable::begin(&database, &cache, &file)?),
             leases,
             alarms: Alarms::restore(alarms.alarms),
             membership: Arc::new(membership),
@@ -111,7 +122,7 @@ pub(crate) fn open(disk: &(dyn Disk + '_), path: &Path, options: &StoreOptions) 
             row_bytes_high: record.row_bytes_high,
             pending: Pending::default(),
         };
-        Ok(Opened { database: Arc::new(database), file: file.clone(), record, state })
+        Ok(Opened { database: Arc::new(database), cache, file: file.clone(), record, state })
     })
 }
 

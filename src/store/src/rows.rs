@@ -6,10 +6,11 @@
 use bytes::Bytes;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 
-use crate::error::{FileName, StoreError};
+use crate::error::{FileName, StoreError, guarded};
 use crate::format::{self, KEY_TABLE, LEASE_TABLE, META_TABLE, NARROW_TABLE, RowKey};
 use crate::mvcc::revision::RowRevision;
 use crate::pending::{Row, Seen};
+use crate::row_cache::RowCache;
 use crate::sync::Arc;
 
 pub(crate) const KEY: TableDefinition<'static, &RowKey, &[u8]> = TableDefinition::new(KEY_TABLE);
@@ -20,22 +21,33 @@ pub(crate) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::
 /// The table `key` as one read transaction sees it, for as long as this lives.
 pub(crate) struct Durable {
     table: ReadOnlyTable<&'static RowKey, &'static [u8]>,
+    cache: Arc<RowCache>,
     file: FileName,
 }
 
 impl Durable {
     /// What the last commit made.
-    pub(crate) fn begin(database: &Database, file: &FileName) -> Result<Self, StoreError> {
+    pub(crate) fn begin(database: &Database, cache: &Arc<RowCache>, file: &FileName) -> Result<Self, StoreError> {
         let table = database
             .begin_read()
             .map_err(|error| StoreError::database(file, "beginning to read", error))?
             .open_table(KEY)
             .map_err(|error| StoreError::database(file, "opening table key", error))?;
-        Ok(Self { table, file: file.clone() })
+        Ok(Self { table, cache: cache.clone(), file: file.clone() })
     }
 
-    /// The encoded value of a row that the index promises, checked.
+    /// The encoded value of a row that the index promises.
     fn get(&self, revision: RowRevision) -> Result<Bytes, StoreError> {
+        if let Some(encoded) = self.cache.get(revision) {
+            return Ok(encoded);
+        }
+        let encoded = guarded(&self.file, "reading table key", || self.read(revision))?;
+        self.cache.put(revision, &encoded);
+        Ok(encoded)
+    }
+
+    /// Reads a row from the table, and checks it.
+    fn read(&self, revision: RowRevision) -> Result<Bytes, StoreError> {
         let key = format::row_key(revision);
         let value = self
             .table
@@ -43,7 +55,7 @@ impl Durable {
             .map_err(|error| StoreError::database(&self.file, "reading table key", error))?
             .ok_or_else(|| StoreError::damaged(&self.file, format!("table key, row {revision}: missing")))?;
         match format::read_row(&key, value.value()) {
-            Some((false, encoded)) => Ok(format::copied(encoded)),
+            Some((false, encoded)) => Ok(Bytes::copy_from_slice(encoded)),
             Some((true, _)) => {
                 Err(StoreError::damaged(&self.file, format!("table key, row {revision}: a tombstone, not a value")))
             }

@@ -17,6 +17,7 @@ use crate::format::StateRecord;
 use crate::mvcc::compact::Compaction;
 use crate::open;
 use crate::publish::Published;
+use crate::row_cache::RowCache;
 use crate::state::{Pending, State};
 use crate::sync::Arc;
 use crate::view::{Reader, View};
@@ -30,7 +31,7 @@ pub struct StoreOptions {
     pub flush_interval: Duration,
     /// Bytes of rows that may wait for the disk; see [`Store::pending_full`].
     pub pending_bytes_max: usize,
-    /// Memory for the database's pages.
+    /// Memory for rows and pages read from the database.
     pub cache_bytes: usize,
     /// Rows that one compaction job deletes.
     pub compaction_batch_rows: usize,
@@ -68,6 +69,7 @@ pub struct Store {
     under_way: Option<(LogIndex, Term, Box<Long>)>,
     published: Arc<Published<View>>,
     pub(crate) database: Arc<Database>,
+    cache: Arc<RowCache>,
     file: FileName,
     /// What the file says: the state as of the last flush.
     durable: StateRecord,
@@ -124,7 +126,7 @@ impl Store {
     }
 
     pub(crate) fn open_on(disk: &(dyn Disk + '_), path: &Path, options: StoreOptions) -> Result<Store, StoreError> {
-        let open::Opened { database, file, record, state } = open::open(disk, path, &options)?;
+        let open::Opened { database, cache, file, record, state } = open::open(disk, path, &options)?;
         let view = View::of(&state, options.quota_bytes);
         let start = MonoTime::from_nanos(0);
         Ok(Self {
@@ -133,6 +135,7 @@ impl Store {
             under_way: None,
             published: Arc::new(Published::new(Arc::new(view))),
             database,
+            cache,
             file,
             durable: record,
             jobs: Jobs {
@@ -273,7 +276,7 @@ impl Store {
         };
         self.jobs.out = Some(kind);
         self.jobs.last = kind;
-        Some(Job { database: self.database.clone(), file: self.file.clone(), work })
+        Some(Job { database: self.database.clone(), cache: self.cache.clone(), file: self.file.clone(), work })
     }
 
     fn flush(&mut self) -> Work {
