@@ -127,7 +127,9 @@ impl Assembler {
 
     fn on_entry(&mut self, data: Bytes, at: At<'_>) -> Result<(), WalError> {
         let entry = match has_shape(&data, ENTRY_SHAPE) {
-            true => raftpb::Entry::decode(data).map_err(|error| at.damaged(format!("the entry is malformed: {error}")))?,
+            true => {
+                raftpb::Entry::decode(data).map_err(|error| at.damaged(format!("the entry is malformed: {error}")))?
+            }
             false => return Err(at.damaged("an entry record holds something else than an entry")),
         };
         let (index, term) = (index_of(&entry), Term(entry.term()));
@@ -170,11 +172,8 @@ impl Assembler {
         }
         // A new log begins with an empty state; raft asks whether there ever was one.
         if (state.term(), state.vote(), state.commit()) != (0, 0, 0) {
-            self.hard_state = raftpb::HardState {
-                term: Some(state.term()),
-                vote: Some(state.vote()),
-                commit: Some(state.commit()),
-            };
+            self.hard_state =
+                raftpb::HardState { term: Some(state.term()), vote: Some(state.vote()), commit: Some(state.commit()) };
         }
         Ok(())
     }

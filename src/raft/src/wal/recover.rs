@@ -50,9 +50,8 @@ impl Wal {
 
         let mut assembler = Assembler::new(Some(from));
         let mut walk = Walk::new(&rt, dir);
-        let (mut reader, ending) = walk.run(&names[first..], OpenMode::ReadWrite, |record, at| {
-            assembler.on_record(record, at)
-        })?;
+        let (mut reader, ending) =
+            walk.run(&names[first..], OpenMode::ReadWrite, |record, at| assembler.on_record(record, at))?;
         let torn = judge(&mut reader, &ending)?;
         let metadata = assembler.metadata();
         let last_index = assembler.last_index();
@@ -187,7 +186,9 @@ impl<'a> Walk<'a> {
                 // The header was synced before the segment got its name, so it cannot be torn.
                 Step::End if records < 2 => return Err(at.damaged("the segment's header is missing")),
                 Step::End => return Ok((reader, ending)),
-                Step::Bad(reason) if records < 2 => return Err(at.damaged(format!("{reason}, in the segment's header"))),
+                Step::Bad(reason) if records < 2 => {
+                    return Err(at.damaged(format!("{reason}, in the segment's header")));
+                }
                 Step::Bad(reason) => {
                     ending.bad = Some(reason);
                     return Ok((reader, ending));

@@ -115,10 +115,7 @@ fn verified_state(bytes: &Bytes, start: usize) -> Option<Position> {
     }
     let state = parse_state(record.data.clone())?;
     let intact = crc32c::crc32c_append(state.chain_before?, &record.data) == record.crc;
-    intact.then_some(Position {
-        segment_seq: state.durable_segment_seq?,
-        offset_bytes: state.durable_offset_bytes?,
-    })
+    intact.then_some(Position { segment_seq: state.durable_segment_seq?, offset_bytes: state.durable_offset_bytes? })
 }
 
 /// etcd's test: does the record at the reader's position reach beyond the file, or lack a sector?

@@ -281,7 +281,9 @@ fn zeros_where_durable_batches_were_are_damage() {
     let mut contents = disk.contents(&path).unwrap();
     contents[start..end].fill(0);
     disk.put(&path, contents);
-    assert!(matches!(open(&disk, small()), Err(WalError::Damaged { offset_bytes, .. }) if offset_bytes == start as u64));
+    assert!(
+        matches!(open(&disk, small()), Err(WalError::Damaged { offset_bytes, .. }) if offset_bytes == start as u64)
+    );
 }
 
 #[test]

@@ -33,12 +33,16 @@ fn what_etcd_3_4_wrote_is_read_and_continued() {
     assert_eq!(recovered.metadata.cluster_id, Some(6_964_728_607_212_473_779));
     assert_eq!(recovered.hard_state, hard_state(2, 9_685_874_076_489_904_787, 6));
     assert_eq!(indices(&recovered), [1, 2, 3, 4, 5, 6]);
-    assert_eq!(recovered.entries.iter().map(|entry| entry.r#type()).collect::<Vec<_>>()[0], raftpb::EntryType::EntryConfChange);
+    assert_eq!(
+        recovered.entries.iter().map(|entry| entry.r#type()).collect::<Vec<_>>()[0],
+        raftpb::EntryType::EntryConfChange
+    );
     assert!(data(&recovered.entries[4]).starts_with(b"\x22\x0a\x0a\x03foo\x12\x03bar"));
     assert!(recovered.entries[1].data.is_none(), "an empty entry has no data");
 
     let before = disk.contents(&dir().join(ETCD_3_4[0].0)).unwrap();
-    wal.append(&Batch { hard_state: Some(hard_state(3, 1, 6)), entries: vec![entry(7, 3, "ours")], sync: true }).unwrap();
+    wal.append(&Batch { hard_state: Some(hard_state(3, 1, 6)), entries: vec![entry(7, 3, "ours")], sync: true })
+        .unwrap();
     drop(wal);
     let after = disk.contents(&dir().join(ETCD_3_4[0].0)).unwrap();
     assert!(after.len() > before.len() && after.starts_with(&before));
@@ -51,7 +55,10 @@ fn damage_in_what_etcd_wrote_is_told_by_etcds_test() {
     let disk = on_disk(ETCD_3_4);
     disk.flip_bit(&dir().join(ETCD_3_4[0].0), 0x260, 0);
     let error = open(&disk, small()).err().unwrap().to_string();
-    assert!(error.contains("offset 584: crc mismatch") && error.contains("no sector of the record is missing"), "{error}");
+    assert!(
+        error.contains("offset 584: crc mismatch") && error.contains("no sector of the record is missing"),
+        "{error}"
+    );
 
     // The last record without what lies in the second sector: torn.
     let disk = on_disk(ETCD_3_4);
@@ -81,10 +88,17 @@ fn segments_that_etcd_3_7_cut_are_read_and_continued() {
     let disk = on_disk(ETCD_3_7);
     assert_eq!(newest_mark(&disk.rt(), dir(), LogIndex(60)).unwrap(), Some(from(25, 2)));
     let listed = read_all(&disk.rt(), dir()).unwrap();
-    assert_eq!(listed.snapshots, [walpb::Snapshot { index: Some(0), term: Some(0), conf_state: None }, {
-        let conf_state = raftpb::ConfState { voters: vec![7], auto_leave: listed.snapshots[1].conf_state.as_ref().unwrap().auto_leave, ..Default::default() };
-        walpb::Snapshot { conf_state: Some(conf_state), ..mark(25, 2) }
-    }]);
+    assert_eq!(
+        listed.snapshots,
+        [walpb::Snapshot { index: Some(0), term: Some(0), conf_state: None }, {
+            let conf_state = raftpb::ConfState {
+                voters: vec![7],
+                auto_leave: listed.snapshots[1].conf_state.as_ref().unwrap().auto_leave,
+                ..Default::default()
+            };
+            walpb::Snapshot { conf_state: Some(conf_state), ..mark(25, 2) }
+        }]
+    );
     assert_eq!(listed.hard_state, hard_state(2, 7, 59));
     for (position, entry) in listed.entries.iter().enumerate() {
         let text = format!("entry {} written by etcd's wal package", position + 1);

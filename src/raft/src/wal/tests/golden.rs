@@ -35,11 +35,9 @@ impl goldenscript::Runner for Script {
             // append [term=T vote=V commit=C] [sync=false] INDEX@TERM=DATA ...
             "append" => {
                 let mut hard_state = raftpb::HardState::default();
-                for (name, field) in [
-                    ("term", &mut hard_state.term),
-                    ("vote", &mut hard_state.vote),
-                    ("commit", &mut hard_state.commit),
-                ] {
+                for (name, field) in
+                    [("term", &mut hard_state.term), ("vote", &mut hard_state.vote), ("commit", &mut hard_state.commit)]
+                {
                     *field = args.take_key(name).map(str::parse).transpose()?;
                 }
                 let sync = args.take_key("sync").map_or(Ok(true), str::parse)?;
@@ -139,7 +137,8 @@ fn show(output: &mut String, recovered: &Recovered) -> Result<(), Box<dyn Error>
 fn dump(output: &mut String, contents: &[u8]) -> Result<(), Box<dyn Error>> {
     let end = contents.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     for (line, bytes) in contents[..end].chunks(16).enumerate() {
-        let hex: Vec<_> = bytes.chunks(2).map(|pair| pair.iter().map(|byte| format!("{byte:02x}")).collect::<String>()).collect();
+        let hex: Vec<_> =
+            bytes.chunks(2).map(|pair| pair.iter().map(|byte| format!("{byte:02x}")).collect::<String>()).collect();
         let text: String =
             bytes.iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' }).collect();
         writeln!(output, "{:04x} {:39} {text}", line * 16, hex.join(" "))?;
