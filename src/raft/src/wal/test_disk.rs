@@ -50,7 +50,7 @@ impl Dice {
 pub enum Torn {
     /// Each unsynced sector has one of the contents it had since the last sync.
     OldOrNew,
-    /// A sector that was zero when last synced can also hold anything.
+    /// The bytes written can also have become anything, if they were zeros before; the rest of the sector is as it was.
     Garbage,
 }
 
@@ -87,26 +87,37 @@ struct State {
 struct Inode {
     now: Vec<u8>,
     durable: Vec<u8>,
-    /// Contents of each sector written since the last sync.
-    sector_versions: BTreeMap<usize, Vec<Vec<u8>>>,
+    /// Sectors written since the last sync.
+    unsynced: BTreeMap<usize, Unsynced>,
     /// Lengths since the last sync.
     len_versions: Vec<usize>,
 }
 
+/// What happened to a sector since the last sync.
+#[derive(Default)]
+struct Unsynced {
+    versions: Vec<Vec<u8>>,
+    /// The first byte of the sector that was written.
+    first: usize,
+}
+
 impl Inode {
+    /// Notes the sectors that changed between two offsets.
+    fn note(&mut self, start: usize, end: usize) {
+        for sector in start / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
+            let first = start.saturating_sub(sector * SECTOR_BYTES);
+            let unsynced = self.unsynced.entry(sector).or_insert_with(|| Unsynced { versions: Vec::new(), first });
+            unsynced.versions.push(sector_of(&self.now, sector));
+            unsynced.first = unsynced.first.min(first);
+        }
+    }
+
     fn set_len(&mut self, len: usize) {
+        let before = self.now.len();
         self.now.resize(len, 0);
         self.len_versions.push(len);
         // What is cut off and written again later is zero in between.
-        for (sector, versions) in &mut self.sector_versions {
-            versions.push(sector_of(&self.now, *sector));
-        }
-        if len < self.durable.len() {
-            for sector in len / SECTOR_BYTES..self.durable.len().div_ceil(SECTOR_BYTES) {
-                let content = sector_of(&self.now, sector);
-                self.sector_versions.entry(sector).or_default().push(content);
-            }
-        }
+        self.note(len, self.durable.len().max(before));
     }
 
     fn write(&mut self, data: &[u8], offset: usize) {
@@ -116,15 +127,12 @@ impl Inode {
             self.len_versions.push(end);
         }
         self.now[offset..end].copy_from_slice(data);
-        for sector in offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
-            let content = sector_of(&self.now, sector);
-            self.sector_versions.entry(sector).or_default().push(content);
-        }
+        self.note(offset, end);
     }
 
     fn sync(&mut self) {
         self.durable.resize(self.now.len(), 0);
-        for sector in std::mem::take(&mut self.sector_versions).into_keys() {
+        for sector in std::mem::take(&mut self.unsynced).into_keys() {
             let start = (sector * SECTOR_BYTES).min(self.now.len());
             let end = (start + SECTOR_BYTES).min(self.now.len());
             self.durable[start..end].copy_from_slice(&self.now[start..end]);
@@ -138,17 +146,20 @@ impl Inode {
             version => self.len_versions[version - 1],
         };
         let mut after = self.durable.clone();
-        let written = self.sector_versions.keys().max().map_or(0, |sector| (sector + 1) * SECTOR_BYTES);
+        let written = self.unsynced.keys().max().map_or(0, |sector| (sector + 1) * SECTOR_BYTES);
         after.resize(after.len().max(written).max(len), 0);
-        for (sector, versions) in &self.sector_versions {
+        for (sector, Unsynced { versions, first }) in &self.unsynced {
             let place = &mut after[sector * SECTOR_BYTES..];
             let place_bytes = place.len().min(SECTOR_BYTES);
             let place = &mut place[..place_bytes];
-            let was_zero = place.iter().all(|byte| *byte == 0);
             match dice.below(versions.len() + 2) {
                 0 => {}
-                1 if torn == Torn::Garbage && was_zero => place.fill_with(|| dice.next_u64() as u8),
-                1 => {}
+                1 => {
+                    let written = place.get_mut(*first..).unwrap_or_default();
+                    if torn == Torn::Garbage && written.iter().all(|byte| *byte == 0) {
+                        written.fill_with(|| dice.next_u64() as u8);
+                    }
+                }
                 version => place.copy_from_slice(&versions[version - 2][..place_bytes]),
             }
         }

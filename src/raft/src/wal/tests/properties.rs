@@ -3,6 +3,8 @@
 //! The oracle is a plain list of entries. While a batch is not known to be durable, the oracle keeps every state that the log
 //! went through since: after a crash the log must be one of them.
 
+use std::fmt;
+
 use proptest::prelude::*;
 use quorate_types::LogIndex;
 
@@ -11,7 +13,7 @@ use super::super::{newest_mark, read_all};
 use super::*;
 
 /// What a log says.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 struct Model {
     entries: Vec<raftpb::Entry>,
     hard_state: raftpb::HardState,
@@ -40,6 +42,18 @@ impl Model {
             model.hard_state = hard_state(last, 0, model.hard_state.commit());
         }
         model
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.hard_state;
+        write!(f, "\nterm {} vote {} commit {}:", state.term(), state.vote(), state.commit())?;
+        for entry in &self.entries {
+            let data = entry.data.as_deref().unwrap_or_default();
+            write!(f, " {}@{} ({} bytes {:08x})", entry.index(), entry.term(), data.len(), crc32c::crc32c(data))?;
+        }
+        Ok(())
     }
 }
 
@@ -216,7 +230,11 @@ impl World {
             model.hard_state == recovered.hard_state && model.entries.get(skipped..) == Some(&recovered.entries)
         });
         let Some(matching) = matching else {
-            panic!("the log is nothing that it has been: {recovered:?}\n\nwas {:?}", self.possible)
+            let is = Model { entries: recovered.entries, hard_state: recovered.hard_state };
+            panic!(
+                "the log, read from {from}, is nothing that it has been: {is:?}, torn {:?}; it was {:?}",
+                recovered.torn, self.possible
+            )
         };
         self.now = self.possible[matching].recovered();
         self.marks.push(from);
@@ -248,7 +266,7 @@ fn tested_options() -> impl Strategy<Value = WalOptions> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever was synced is there after a crash at any operation; of the rest, a prefix; and no crash is taken for damage.
     #[test]
