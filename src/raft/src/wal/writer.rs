@@ -316,6 +316,9 @@ impl Wal {
     }
 }
 
+/// A segment that is being written, and the lock that keeps others from it.
+type LockedFile = (Box<dyn File>, Box<dyn FileLock>);
+
 /// Writes a segment's header into the prepared file, and gives it its name once that is durable.
 fn publish(
     rt: &Rt,
@@ -324,7 +327,7 @@ fn publish(
     prepared: Prepared,
     header: &[u8],
     options: WalOptions,
-) -> Result<(Box<dyn File>, Box<dyn FileLock>), WalError> {
+) -> Result<LockedFile, WalError> {
     let Prepared { path, file } = prepared;
     file.write_all_at(header, 0).map_err(WalError::io("write", &path))?;
     if !options.unsafe_no_fsync {
