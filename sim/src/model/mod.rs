@@ -403,7 +403,7 @@ fn written(ops: &[pb::RequestOp]) -> Result<Written, Error> {
 
 impl Written {
     fn add_put(&mut self, key: Bytes) -> Result<(), Error> {
-        let covers = |from: &Bytes, end: &Bytes| if end.is_empty() { key == from } else { from <= &key && &key < end };
+        let covers = |from: &Bytes, end: &Bytes| if end.is_empty() { key == from } else { *from <= key && key < *end };
         let deleted = self.deletes.iter().any(|(from, end)| covers(from, end));
         if deleted || self.puts.contains(&key) {
             return Err(Error::DuplicateKey);

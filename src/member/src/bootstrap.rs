@@ -48,7 +48,10 @@ pub enum StartError {
         name: String,
     },
     /// `--initial-cluster` and `--initial-advertise-peer-urls` disagree.
-    #[error("--initial-cluster has {name}={expected} but missing from --initial-advertise-peer-urls={given}")]
+    #[error(
+        "--initial-cluster has {name}={expected} but missing from --initial-advertise-peer-urls={given} (resolved urls: \
+         \"{given}\" != \"{expected}\")"
+    )]
     PeerUrlsDiffer {
         /// The name given.
         name: String,
@@ -106,6 +109,10 @@ struct Founders<'a> {
 
 /// Opens or founds. Blocking: called once, before anything is served.
 pub fn boot(rt: &Rt, config: &MemberConfig) -> Result<Booted, StartError> {
+    if !data_dir::has_member(rt, config)? {
+        // Flags that do not fit are refused before anything is created.
+        founders(config)?;
+    }
     let (found, lock) = data_dir::claim(rt, config)?;
     match found {
         Found::Nothing => found_cluster(rt, config, lock),

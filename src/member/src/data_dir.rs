@@ -75,6 +75,12 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
     move |source| DataDirError::Io { path, source }
 }
 
+/// True if there is a log, so that the flags of founding are not looked at. Changes nothing.
+pub fn has_member(rt: &Rt, config: &MemberConfig) -> Result<bool, DataDirError> {
+    refuse_etcd(rt, config)?;
+    has_log(rt, &config.wal_path())
+}
+
 /// Refuses etcd's directory; otherwise creates the directories, takes the lock and tells what is there.
 pub fn claim(rt: &Rt, config: &MemberConfig) -> Result<(Found, Box<dyn FileLock>), DataDirError> {
     refuse_etcd(rt, config)?;

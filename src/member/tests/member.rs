@@ -211,6 +211,7 @@ fn flags_that_do_not_fit_are_refused_in_etcds_words() {
         let mut several = config(&path);
         several.initial_cluster.push(("m2".to_owned(), vec!["http://127.0.0.1:3380".to_owned()]));
         assert!(refusal(&rt, several).await.contains("runs a cluster of one"));
+        assert!(!config(&path).data_dir.exists(), "a refused start creates nothing");
     });
 }
 

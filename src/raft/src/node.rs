@@ -426,7 +426,7 @@ mod tests {
     #[test]
     fn a_founder_applies_its_own_membership_then_leads_term_two() {
         let mut node = founder();
-        assert_eq!(node.status().is_sole_voter, false);
+        assert!(!node.status().is_sole_voter);
         let founding = settle(&mut node);
         assert!(matches!(
             founding[..],
