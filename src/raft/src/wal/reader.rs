@@ -99,6 +99,11 @@ impl SegmentReader {
         Ok(Step::Record(record))
     }
 
+    /// Fills `buffer` from `at`, past the window: for looking at much and keeping nothing.
+    pub(super) fn read_into(&self, buffer: &mut [u8], at: u64) -> Result<(), WalError> {
+        self.file.read_exact_at(buffer, at).map_err(WalError::io("read", &self.path))
+    }
+
     /// `len_bytes` bytes at `at`, which the file must have.
     pub(super) fn read(&mut self, at: u64, len_bytes: usize) -> Result<Bytes, WalError> {
         let end = at + len_bytes as u64;

@@ -95,7 +95,10 @@ pub fn newest_mark(rt: &Rt, dir: &Path, at_most: LogIndex) -> Result<Option<Snap
         }
         Ok(())
     })?;
-    judge(&mut reader, &ending)?;
+    // Opening the log from there will judge its end. Without a mark there is nothing to open: then damage is the reason.
+    if newest.is_none() {
+        judge(&mut reader, &ending)?;
+    }
     Ok(newest)
 }
 

@@ -25,8 +25,8 @@ const SECTOR_BYTES: u64 = 512;
 /// More than a state record can have: what is longer is not looked at.
 const STATE_RECORD_BYTES_MAX: usize = 128;
 
-/// The tail is read in pieces of this size.
-const CHUNK_BYTES: u64 = 1 << 20;
+/// The tail is read in pieces of this size: mostly zeros, 64 MB of them, so the piece should stay in a core's cache.
+const CHUNK_BYTES: u64 = 128 << 10;
 
 /// What recovery met at the end of the last segment.
 pub(super) struct Ending {
@@ -69,17 +69,20 @@ struct Rest {
     proof: Option<Proof>,
 }
 
-fn look_ahead(reader: &mut SegmentReader, segment_seq: u64) -> Result<Rest, WalError> {
+fn look_ahead(reader: &SegmentReader, segment_seq: u64) -> Result<Rest, WalError> {
     let bad_at = reader.offset_bytes();
     let mut rest = Rest { last_nonzero: None, proof: None };
+    let mut buffer = vec![0; CHUNK_BYTES as usize + FRAME_BYTES + STATE_RECORD_BYTES_MAX];
     let mut at = bad_at;
     while at < reader.len_bytes() {
         let left_bytes = reader.len_bytes() - at;
         // Chunks overlap by what a state record can need.
         let chunk_bytes = left_bytes.min(CHUNK_BYTES);
         let overlap_bytes = (left_bytes - chunk_bytes).min((FRAME_BYTES + STATE_RECORD_BYTES_MAX) as u64);
-        let bytes = reader.read(at, (chunk_bytes + overlap_bytes) as usize)?;
-        if !is_zero(&bytes) {
+        let chunk = &mut buffer[..(chunk_bytes + overlap_bytes) as usize];
+        reader.read_into(chunk, at)?;
+        if !is_zero(chunk) {
+            let bytes = Bytes::copy_from_slice(chunk);
             rest.last_nonzero = bytes.iter().rposition(|byte| *byte != 0).map(|position| at + position as u64);
             for start in (0..chunk_bytes as usize).step_by(8) {
                 if rest.proof.is_some() {
