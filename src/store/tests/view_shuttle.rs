@@ -9,11 +9,12 @@
 mod pending;
 #[path = "../src/publish.rs"]
 mod publish;
+#[allow(dead_code)]
+#[path = "../src/mvcc/revision.rs"]
+mod revision;
 
 mod mvcc {
-    #[allow(dead_code)]
-    #[path = "../../src/mvcc/revision.rs"]
-    pub mod revision;
+    pub(crate) use crate::revision;
 }
 
 /// The twins. Every access is a point where shuttle may let another thread run.
@@ -63,9 +64,9 @@ mod sync {
 }
 
 use bytes::Bytes;
-use mvcc::revision::RowRevision;
 use pending::{Row, Seen};
 use publish::Published;
+use revision::RowRevision;
 use sync::Arc;
 
 /// A view in small: the database is a list of revisions.
@@ -85,8 +86,7 @@ impl View {
     fn holds(&self, main: i64) -> bool {
         let revision = RowRevision::new(main, 0);
         let pending = [Some(&self.active), self.sealed.as_ref()].into_iter().flatten();
-        self.durable.contains(&main)
-            || pending.filter_map(|seen| seen.find(revision)).any(|found| *found == row(main))
+        self.durable.contains(&main) || pending.filter_map(|seen| seen.find(revision)).any(|found| *found == row(main))
     }
 }
 
@@ -110,7 +110,8 @@ fn writer(published: &Published<View>, batches: i64) {
             None => sealed = Some(std::mem::replace(&mut active, Seen::new())),
             Some(flushed) if batch % 3 == 2 => {
                 // Durable first, then the view on it, then the generation may go.
-                durable = Arc::new(durable.iter().copied().chain(flushed.rows().map(|row| row.revision.main)).collect());
+                durable =
+                    Arc::new(durable.iter().copied().chain(flushed.rows().map(|row| row.revision.main)).collect());
                 let view = View { durable: durable.clone(), sealed: None, active: active.clone(), revision };
                 published.store(Arc::new(view));
             }
