@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Deref;
 use std::path::Path;
 
 use quorate_runtime::disk::{Disk, File, OpenMode};
 use redb::{Builder, Database, StorageBackend};
 
-use crate::error::StoreError;
+use crate::error::{FileName, StoreError, guarded};
 
 /// How to open the file.
 pub(crate) struct BackendOptions {
@@ -23,7 +24,7 @@ pub(crate) fn open_database(
     path: &Path,
     mode: OpenMode,
     options: &BackendOptions,
-) -> Result<Database, StoreError> {
+) -> Result<OpenDatabase, StoreError> {
     let file = disk.open(path, mode).map_err(|error| StoreError::io(path, "opening", error))?;
     if mode != OpenMode::CreateNew {
         let len_bytes = file.len_bytes().map_err(|error| StoreError::io(path, "reading the length", error))?;
@@ -32,10 +33,40 @@ pub(crate) fn open_database(
             return Err(StoreError::damaged(path, "the file is empty"));
         }
     }
-    Builder::new()
+    let database = Builder::new()
         .set_cache_size(options.cache_bytes)
         .create_with_backend(Backend { file, unsafe_no_fsync: options.unsafe_no_fsync })
-        .map_err(|error| StoreError::database(path, "opening the database", error))
+        .map_err(|error| StoreError::database(path, "opening the database", error))?;
+    Ok(OpenDatabase { database: Some(database), file: path.into() })
+}
+
+/// An open database. redb commits once more when it is closed, which may stumble over damage as any commit may: then what
+/// was durable before stays, and the process does not end over it.
+pub(crate) struct OpenDatabase {
+    /// Empty only while it is being closed.
+    database: Option<Database>,
+    file: FileName,
+}
+
+impl Deref for OpenDatabase {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        self.database.as_ref().expect("a database in use is not closed")
+    }
+}
+
+impl Drop for OpenDatabase {
+    fn drop(&mut self) {
+        let database = self.database.take();
+        let closed = guarded(&self.file, "closing the database", move || {
+            drop(database);
+            Ok(())
+        });
+        if let Err(error) = closed {
+            tracing::warn!(%error, "failed to close the database");
+        }
+    }
 }
 
 struct Backend {

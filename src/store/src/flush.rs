@@ -14,6 +14,7 @@ use quorate_types::LeaseId;
 use redb::{Database, WriteTransaction};
 
 use crate::alarm::Alarms;
+use crate::backend::OpenDatabase;
 use crate::error::{FileName, StoreError, guarded};
 use crate::format::{self, StateRecord};
 use crate::lease::Grant;
@@ -28,7 +29,7 @@ use prost::Message as _;
 
 /// One transaction, ready to run.
 pub struct Job {
-    pub(crate) database: Arc<Database>,
+    pub(crate) database: Arc<OpenDatabase>,
     pub(crate) cache: Arc<RowCache>,
     pub(crate) file: FileName,
     pub(crate) work: Work,

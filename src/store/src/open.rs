@@ -16,11 +16,11 @@ use quorate_proto::leasepb;
 use quorate_proto::raftpb::ConfState;
 use quorate_runtime::disk::{Disk, OpenMode, parent_dir};
 use quorate_types::LeaseId;
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use redb::{ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
 use crate::StoreOptions;
 use crate::alarm::Alarms;
-use crate::backend::{BackendOptions, open_database};
+use crate::backend::{BackendOptions, OpenDatabase, open_database};
 use crate::error::{FileName, StoreError, guarded};
 use crate::flush;
 use crate::format::{self, FORMAT, StateRecord};
@@ -34,7 +34,7 @@ use crate::sync::Arc;
 
 /// A store read back: the state in the file, and the file.
 pub(crate) struct Opened {
-    pub(crate) database: Arc<Database>,
+    pub(crate) database: Arc<OpenDatabase>,
     pub(crate) cache: Arc<RowCache>,
     pub(crate) file: FileName,
     pub(crate) record: StateRecord,

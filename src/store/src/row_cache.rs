@@ -101,7 +101,12 @@ impl Shard {
         (!self.sets.is_empty()).then_some(place as usize)
     }
 
+    /// Room first, so that it is not the new row that goes. It counts as unused until somebody asks for it again: what is
+    /// read once does not drive out what is read often.
     fn insert(&mut self, place: usize, revision: RowRevision, row: &Bytes) {
+        while self.bytes + cost(row) > self.bytes_max {
+            self.sweep();
+        }
         let set = &mut self.sets[place];
         let way = set.way_for(revision);
         if set.revisions[way] != NOTHING {
@@ -109,11 +114,7 @@ impl Shard {
         }
         set.revisions[way] = revision;
         set.rows[way] = row.clone();
-        set.used |= 1 << way;
         self.bytes += cost(row);
-        while self.bytes > self.bytes_max {
-            self.sweep();
-        }
     }
 
     /// Drops the unused rows of one set, and takes the others for unused until they are used again.

@@ -8,9 +8,9 @@ use quorate_runtime::Rt;
 use quorate_runtime::clock::MonoTime;
 use quorate_runtime::disk::Disk;
 use quorate_types::{Error, LogIndex, Revision, Term};
-use redb::Database;
 
 use crate::apply::{self, Command, Long, Progress, Start};
+use crate::backend::OpenDatabase;
 use crate::error::{FileName, StoreError};
 use crate::flush::{Committed, CommittedKind, Flush, Job, JobOutcome, Work};
 use crate::format::StateRecord;
@@ -68,7 +68,7 @@ pub struct Store {
     /// The entry that is under way, with its index and term.
     under_way: Option<(LogIndex, Term, Box<Long>)>,
     published: Arc<Published<View>>,
-    pub(crate) database: Arc<Database>,
+    pub(crate) database: Arc<OpenDatabase>,
     cache: Arc<RowCache>,
     file: FileName,
     /// What the file says: the state as of the last flush.

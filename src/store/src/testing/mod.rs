@@ -1,5 +1,6 @@
 //! Tests of the crate as a whole: golden scripts, random histories against a naive model, damage.
 
+mod damage;
 mod disk;
 mod golden;
 mod histories;
