@@ -16,7 +16,11 @@ use crate::{Command, Finished, Job, Outcome, ReadError, Response, Store, StoreOp
 /// One step of a history.
 #[derive(Clone, Debug)]
 enum Step {
-    Apply(Box<InternalRaftRequest>),
+    /// An entry; the view after it may come later, with the next.
+    Apply {
+        request: Box<InternalRaftRequest>,
+        publish: bool,
+    },
     Range(RangeRequest),
     ReadTxn(TxnRequest),
     /// Keeps the newest view, to be asked again later.
@@ -162,7 +166,7 @@ fn request() -> impl Strategy<Value = Box<InternalRaftRequest>> {
 fn step() -> impl Strategy<Value = Step> {
     let reads = txn_of(range().prop_map(request_op::Request::RequestRange).boxed());
     prop_oneof![
-        20 => request().prop_map(Step::Apply),
+        20 => (request(), 0..5u8).prop_map(|(request, publish)| Step::Apply { request, publish: publish > 0 }),
         8 => range().prop_map(Step::Range),
         2 => reads.prop_map(Step::ReadTxn),
         1 => Just(Step::Hold),
@@ -178,6 +182,8 @@ fn step() -> impl Strategy<Value = Step> {
 struct History {
     bench: Option<Bench>,
     model: Model,
+    /// The model as of the newest view.
+    published: Model,
     log: Vec<(Box<InternalRaftRequest>, Result<Response, Error>)>,
     /// Views that were kept, with the model as it was.
     held: Vec<(Arc<View>, Model)>,
@@ -198,6 +204,7 @@ impl History {
         Self {
             bench: Some(Bench::new(options)),
             model: Model::new(),
+            published: Model::new(),
             log: Vec::new(),
             held: Vec::new(),
             job: None,
@@ -211,30 +218,34 @@ impl History {
 
     fn run(&mut self, step: Step) {
         match step {
-            Step::Apply(request) => {
-                let Outcome { result, over_quota } = self.bench().apply(Command::Request(request.clone()));
+            Step::Apply { request, publish } => {
+                let Outcome { result, over_quota } = self.bench().apply_unpublished(Command::Request(request.clone()));
                 assert!(!over_quota);
                 let expected = self.model.apply(&request);
                 assert_eq!(result, expected, "{request:?}");
                 self.log.push((request, result));
+                if publish {
+                    self.publish();
+                }
             }
             Step::Range(request) => {
                 let view = self.bench().store.reader().view();
-                assert_eq!(refused(view.range(&request)), self.model.range(&request), "{request:?}");
+                assert_eq!(refused(view.range(&request)), self.published.range(&request), "{request:?}");
             }
             Step::ReadTxn(request) => {
                 assert!(is_read_only(&request));
                 let view = self.bench().store.reader().view();
-                assert_eq!(refused(view.read_txn(&request)), self.model.read_txn(&request), "{request:?}");
+                assert_eq!(refused(view.read_txn(&request)), self.published.read_txn(&request), "{request:?}");
             }
             Step::Hold => {
                 let view = self.bench().store.reader().view();
-                self.held.push((view, self.model.clone()));
+                self.held.push((view, self.published.clone()));
             }
             Step::Jobs => {
                 self.finish_job();
                 let finished = self.bench().run_jobs().expect("a healthy disk");
                 self.note(&finished);
+                self.publish();
                 // Nothing is left to delete now.
                 let in_use = self.bench().store.reader().view().db_size_in_use_bytes();
                 assert_eq!(in_use, 16 * 1024 + self.model.row_bytes());
@@ -258,6 +269,11 @@ impl History {
             Step::Crash { after_operations, seed } => self.crash(after_operations, seed),
         }
         self.compare_all();
+    }
+
+    fn publish(&mut self) {
+        self.bench().store.publish();
+        self.published = self.model.clone();
     }
 
     fn finish_job(&mut self) {
@@ -318,12 +334,13 @@ impl History {
             let outcome = self.bench().apply(Command::Request(request));
             assert_eq!(outcome.result, answer);
         }
+        self.publish();
     }
 
     /// The newest view is the model's state, and so is each view that was kept.
     fn compare_all(&mut self) {
         let view = self.bench().store.reader().view();
-        self.held.push((view, self.model.clone()));
+        self.held.push((view, self.published.clone()));
         for (view, model) in &self.held {
             assert_eq!(view.revision().0, model.revision);
             assert_eq!(view.compact_revision().0, model.compacted);
