@@ -5,16 +5,16 @@
 //! # The story of a batch
 //!
 //! 1. [`Wal::append`] gets a [`Batch`]: entries, perhaps a new hard state. All of it is encoded into one buffer: a record for
-//!    each entry, then a state record ([`record`]).
-//! 2. One write behind the last record, into zeros that were put there ahead of time ([`segment`]), then one `fdatasync`. Only
+//!    each entry, then a state record (`record.rs`).
+//! 2. One write behind the last record, into zeros that were put there ahead of time (`segment.rs`), then one `fdatasync`. Only
 //!    when that returned is the batch durable, and only then may anybody be told. If either fails, the log refuses
 //!    everything from then on with that first error.
 //! 3. A batch that does not fit into the segment goes into the next one: the old one is cut to its length and synced, the
 //!    next one gets its header, is synced, and only then gets its name.
 //! 4. [`Wal::mark_snapshot`] notes that the storage holds everything up to an index; [`Wal::release_below`] removes the
 //!    segments that nobody needs to read again.
-//! 5. After a crash, [`Wal::open`] reads the log from a mark on ([`recover`]), makes sense of the records ([`assemble`]), and
-//!    tells a torn tail, which is cut off, from damage, which is refused ([`tail`]).
+//! 5. After a crash, [`Wal::open`] reads the log from a mark on (`recover.rs`), makes sense of the records (`assemble.rs`), and
+//!    tells a torn tail, which is cut off, from damage, which is refused (`tail.rs`).
 //!
 //! # Files
 //!

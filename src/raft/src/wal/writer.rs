@@ -75,7 +75,7 @@ impl Wal {
         let hard_state = raftpb::HardState::default();
         push_state(&mut encoder, &hard_state, Position::default());
         let offset_bytes = encoder.bytes().len() as u64;
-        let (tail, lock) = publish(&rt, dir, name, prepared, encoder.bytes(), options)?;
+        let (tail, segment) = publish(&rt, dir, name, prepared, encoder.bytes(), options)?;
         Ok(Wal {
             rt,
             dir: dir.to_path_buf(),
@@ -84,7 +84,7 @@ impl Wal {
             hard_state,
             last_index: LogIndex(0),
             marks: vec![SnapshotMark::START],
-            segments: vec![Segment { name, _lock: Some(lock) }],
+            segments: vec![segment],
             tail,
             offset_bytes,
             tail_is_used: false,
@@ -301,11 +301,11 @@ impl Wal {
         self.encoder.push_bytes(Kind::Metadata, &self.metadata);
         push_state(&mut self.encoder, &self.hard_state, self.durable);
         let header = self.encoder.bytes();
-        let (tail, lock) = publish(&self.rt, &self.dir, name, prepared, header, self.options)?;
+        let (tail, segment) = publish(&self.rt, &self.dir, name, prepared, header, self.options)?;
         self.offset_bytes = header.len() as u64;
         self.tail = tail;
         self.tail_is_used = false;
-        self.segments.push(Segment { name, _lock: Some(lock) });
+        self.segments.push(segment);
         self.durable = durable_end(name, self.offset_bytes, self.options);
         Ok(())
     }
@@ -316,9 +316,6 @@ impl Wal {
     }
 }
 
-/// A segment that is being written, and the lock that keeps others from it.
-type LockedFile = (Box<dyn File>, Box<dyn FileLock>);
-
 /// Writes a segment's header into the prepared file, and gives it its name once that is durable.
 fn publish(
     rt: &Rt,
@@ -327,7 +324,7 @@ fn publish(
     prepared: Prepared,
     header: &[u8],
     options: WalOptions,
-) -> Result<LockedFile, WalError> {
+) -> Result<(Box<dyn File>, Segment), WalError> {
     let Prepared { path, file } = prepared;
     file.write_all_at(header, 0).map_err(WalError::io("write", &path))?;
     if !options.unsafe_no_fsync {
@@ -335,7 +332,7 @@ fn publish(
     }
     rt.rename(&path, &name.path(dir)).map_err(WalError::io("rename", &path))?;
     sync_dir(rt, dir, options)?;
-    Ok((file, lock(rt, dir, name)?))
+    Ok((file, Segment { name, _lock: Some(lock(rt, dir, name)?) }))
 }
 
 fn push_state(encoder: &mut Encoder, hard_state: &raftpb::HardState, durable: Position) {
