@@ -3,6 +3,7 @@
 //! 1. [`serve`] accepts. Each connection is handed, still without a stream, to the next reactor in turn; there the stream is
 //!    made, so that the connection and all its requests live on that reactor and wake each other without a system call.
 //! 2. The first bytes tell the protocol: HTTP/2's preface (gRPC with prior knowledge), or HTTP/1.1. Both get the same service.
+//!    An authority that is a URL, as etcdctl 3.4 sends it, is made one on the way ([`AuthorityFilter`]).
 //! 3. When `shutdown` turns true (or its sender is gone) the listener closes, connections are told to finish (GOAWAY, or no
 //!    more keep-alive), requests in flight get [`ServerOptions::grace`], and what is still there then is cut off.
 //!
@@ -18,7 +19,7 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::server::conn::auto;
-use quorate_http::{Executor, HyperStream, Timer};
+use quorate_http::{AuthorityFilter, Executor, HyperStream, Timer};
 use quorate_runtime::sync::{mpsc, watch};
 use quorate_runtime::{BoxFuture, Rt, clock, net, select};
 use tower_service::Service;
@@ -184,7 +185,8 @@ where
             let peer = incoming.peer_address();
             match incoming.into_stream() {
                 Ok(stream) => {
-                    let connection = builder.serve_connection(HyperStream::new(stream), Calls(service));
+                    let connection =
+                        builder.serve_connection(HyperStream::new(AuthorityFilter::new(stream)), Calls(service));
                     drive(connection, phase, &peer).await;
                 }
                 Err(error) => tracing::debug!(%peer, %error, "the connection broke before it was served"),
@@ -196,7 +198,7 @@ where
 
 /// Runs one connection through the phases of a shutdown.
 async fn drive<S, B>(
-    connection: auto::Connection<'_, HyperStream<net::BoxStream>, Calls<S>, Executor>,
+    connection: auto::Connection<'_, HyperStream<AuthorityFilter<net::BoxStream>>, Calls<S>, Executor>,
     mut phase: watch::Receiver<Phase>,
     peer: &net::Address,
 ) where

@@ -192,6 +192,57 @@ fn a_client_that_talks_nonsense_hurts_only_itself() {
 }
 
 #[test]
+fn a_url_for_an_authority_is_taken_as_etcd_takes_it() {
+    /// A put of nothing, as HEADERS and DATA; `authority` is that header field, encoded.
+    fn request(stream: u8, authority: &[u8]) -> Vec<u8> {
+        let method_and_scheme: &[u8] = b"\x83\x86";
+        let path: &[u8] = b"\x04\x14/etcdserverpb.KV/Put";
+        let content_type: &[u8] = b"\x0f\x10\x10application/grpc";
+        let te: &[u8] = b"\x00\x02te\x08trailers";
+        let block = [method_and_scheme, path, authority, content_type, te].concat();
+        let headers: &[u8] = &[0, 0, block.len() as u8, 0x1, 0x4, 0, 0, 0, stream];
+        let data: &[u8] = &[0, 0, 5, 0x0, 0x1, 0, 0, 0, stream, 0, 0, 0, 0, 0];
+        [headers, &block, data].concat()
+    }
+    let authorities: [&[u8]; 5] = [
+        // Into the dynamic table and out of it, in the Huffman code, as etcdctl 3.4 sends it.
+        b"\x41\x90\x9d\x29\xae\xe3\x0c\x04\x4e\xae\x05\xc0\xb8\x6e\x34\x00\x3c\xdf",
+        b"\xbe",
+        b"\x01\x15http://127.0.0.1:2379",
+        b"\x01\x12https://[::1]:2379",
+        b"\x01\x0elocalhost:2379",
+    ];
+    TokioRuntime::run(1, async |rt| {
+        let running = Running::start(&rt, SOON).await;
+        let mut stream = running.stream(&rt).await;
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        for (number, authority) in authorities.iter().enumerate() {
+            let id = 2 * number as u8 + 1;
+            let request = request(id, authority);
+            // In two pieces, the first of which ends within the first authority's scheme.
+            for piece in [&request[..40], &request[40..]] {
+                stream.write_all(piece).await.unwrap();
+                stream.flush().await.unwrap();
+                rt.sleep(Duration::from_millis(5)).await;
+            }
+            loop {
+                let mut head = [0; 9];
+                within(&rt, SOON, "a frame", stream.read_exact(&mut head)).await.unwrap();
+                let [high, middle, low, kind, flags, .., stream_id] = head;
+                let mut payload = vec![0; u32::from_be_bytes([0, high, middle, low]) as usize];
+                within(&rt, SOON, "its payload", stream.read_exact(&mut payload)).await.unwrap();
+                assert!(![0x3, 0x7].contains(&kind), "request {number} is refused: {head:x?} {payload:x?}");
+                // HEADERS that end the stream: the trailers.
+                if (kind, flags & 0x1, stream_id) == (0x1, 0x1, id) {
+                    break;
+                }
+            }
+            assert_eq!(running.simple.puts.load(Ordering::Relaxed), number + 1);
+        }
+    });
+}
+
+#[test]
 fn shutdown_lets_requests_in_flight_finish() {
     TokioRuntime::run(1, async |rt| {
         let running = Running::start(&rt, SOON).await;
