@@ -1,2 +1,106 @@
-//! placeholder
-fn main() {}
+//! `quorate-sim`: runs the simulator on one seed or on many.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use indicatif::{ProgressBar, ProgressStyle};
+use quorate_sim::run::soak::soak;
+use quorate_sim::run::{Options, run};
+
+fn command() -> Command {
+    let number = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).help(help).value_name("N").value_parser(value_parser!(u64))
+    };
+    let common = |command: Command| {
+        command
+            .arg(number("seconds", "Simulated seconds with clients and faults, at least").default_value("60"))
+            .arg(number("operations", "Acknowledged operations, at least").default_value("1000"))
+            .arg(
+                Arg::new("unsafe-no-fsync")
+                    .long("unsafe-no-fsync")
+                    .action(ArgAction::SetTrue)
+                    .help("Run members that never wait for the disk; the simulator must find the loss"),
+            )
+            .arg(number("flip-value", "Flip a bit of this value; the trace hash must change"))
+    };
+    Command::new("quorate-sim")
+        .about("Runs Quorate's member in a deterministic simulation")
+        .subcommand_required(true)
+        .subcommand(
+            common(Command::new("run").about("Runs one seed and prints its summary; its story, if something is wrong"))
+                .arg(number("seed", "The seed").required(true))
+                .arg(Arg::new("story").long("story").action(ArgAction::SetTrue).help("Print the story in any case"))
+                .arg(
+                    Arg::new("plan").long("plan").action(ArgAction::SetTrue).help("Print what the seed decided first"),
+                ),
+        )
+        .subcommand(
+            common(Command::new("soak").about("Runs many seeds"))
+                .arg(number("seeds", "How many").default_value("200"))
+                .arg(number("first", "The first seed").default_value("0"))
+                .arg(number("jobs", "Runs at the same time").default_value("2")),
+        )
+}
+
+fn options(matches: &ArgMatches, seed: u64) -> Options {
+    Options {
+        seed,
+        seconds: *matches.get_one("seconds").expect("it has a default"),
+        operations: *matches.get_one("operations").expect("it has a default"),
+        unsafe_no_fsync: matches.get_flag("unsafe-no-fsync"),
+        flip_value: matches.get_one("flip-value").copied(),
+    }
+}
+
+fn main() -> ExitCode {
+    match command().get_matches().subcommand() {
+        Some(("run", matches)) => run_one(matches),
+        Some(("soak", matches)) => run_many(matches),
+        _ => unreachable!("clap demands a subcommand"),
+    }
+}
+
+fn run_one(matches: &ArgMatches) -> ExitCode {
+    let options = options(matches, *matches.get_one("seed").expect("it is required"));
+    if matches.get_flag("plan") {
+        let plan = quorate_sim::run::Plan::draw(&options);
+        let clients: Vec<_> = plan.clients.iter().map(|workload| workload.name()).collect();
+        println!("clients {clients:?}\n{:#?}\n{:#?}", plan.client_options, plan.limits);
+    }
+    let report = run(&options);
+    print!("{report}");
+    if matches.get_flag("story") && report.is_good() {
+        for (at, sentence) in &report.story {
+            println!("   {at} {sentence}");
+        }
+        println!("{:#?}\n{:#?}\nevents {}\n{:#?}", report.disk, report.net, report.events, report.log_counts);
+    }
+    exit_code(report.is_good())
+}
+
+fn run_many(matches: &ArgMatches) -> ExitCode {
+    let count: u64 = *matches.get_one("seeds").expect("it has a default");
+    let first: u64 = *matches.get_one("first").expect("it has a default");
+    let jobs: u64 = *matches.get_one("jobs").expect("it has a default");
+    let style = ProgressStyle::with_template("{elapsed_precise} {bar:40} {pos}/{len} seeds, {per_sec}, {msg}");
+    // Not a terminal: the bar draws nothing.
+    let bar = ProgressBar::new(count).with_style(style.expect("the template is right"));
+    bar.enable_steady_tick(Duration::from_millis(250));
+    let tally = soak(first..first + count, jobs as usize, &options(matches, first), |report| {
+        if !report.is_good() {
+            bar.suspend(|| println!("{report}"));
+        }
+        bar.inc(1);
+    });
+    let elapsed = bar.elapsed();
+    bar.finish_and_clear();
+    print!("{}", tally.table());
+    println!("simulated seconds a second and job  {:.0}", tally.seconds / elapsed.as_secs_f64() / jobs.max(1) as f64);
+    exit_code(tally.failed.is_empty())
+}
+
+/// 0: nothing found; 1: a checker found something. (2 is clap's, for a wrong command line.)
+fn exit_code(good: bool) -> ExitCode {
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,1 +1,32 @@
-//! placeholder
+//! What clients talk to: gRPC services and plain HTTP on one port, over the runtime's streams.
+//!
+//! The way of a call, file by file:
+//!
+//! - [`server`](serve): a connection is accepted, given to a reactor, and speaks HTTP/1.1 or HTTP/2.
+//! - `service`: its requests find their handlers ([`Api`]); `method` is the table of paths.
+//! - `grpc`, `body`: messages in and out of HTTP bodies.
+//! - `kv`, `maintenance`, `cluster`: the handlers. `check` says what is wrong with a request before the store is asked,
+//!   `errors` how an error looks on the wire.
+//! - `plain`, `health`: `/version`, `/metrics`, `/health`.
+//! - `metrics`: what is counted on the way.
+//!
+//! Nothing here keeps state of the store: a write goes to [`Member::propose`](quorate_member::Member::propose), a read to a
+//! view.
+
+mod body;
+mod check;
+mod cluster;
+mod errors;
+mod grpc;
+mod health;
+mod kv;
+mod maintenance;
+mod method;
+mod metrics;
+mod plain;
+mod server;
+mod service;
+
+pub use body::{ApiBody, Messages};
+pub use server::{BoxError, ServerOptions, serve, serve_with};
+pub use service::{Api, ApiOptions, ApiService, service};

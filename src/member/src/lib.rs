@@ -1,1 +1,299 @@
-//! placeholder
+//! A running member: one Raft node, one store, and the two loops between them.
+//!
+//! Follow a Put from the socket to disk and back:
+//!
+//! 1. The API decodes and checks it, and calls [`Member::propose`] in the connection's task. There the request gets an id that
+//!    is unique in the cluster, is encoded once, and goes into the queue of the raft loop with a reply channel.
+//! 2. The raft loop (`raft_loop`) takes everything that gathered in its queue and proposes it as one message. Raft hands out
+//!    the entries; the log writes them, and syncs once, on a worker thread.
+//! 3. When the write is durable, Raft commits. The entries go to the apply loop (`apply_loop`), which decodes each, applies it
+//!    to the store in memory, publishes one view for the whole batch, and then wakes whoever waits for an entry of it.
+//! 4. The connection's task gets the response and writes it out. Some hundred milliseconds later the store's rows go to the
+//!    database in one large transaction; after that the log up to there may be released.
+//!
+//! A linearizable read calls [`Member::linearize`], then reads [`Member::view`] in the connection's own task.
+//!
+//! After a crash, `bootstrap` opens the database, sees how far it got, and replays the log from there.
+
+mod apply_loop;
+mod bootstrap;
+mod config;
+mod data_dir;
+pub mod ids;
+mod metrics;
+mod publish;
+mod raft_loop;
+mod shared;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
+use quorate_runtime::sync::{mpsc, oneshot, watch};
+use quorate_runtime::{Rt, clock};
+use quorate_store::{Reader, Response, View};
+use quorate_types::{ClusterId, Error, MemberId, Revision};
+
+pub use bootstrap::StartError;
+pub use config::MemberConfig;
+pub use data_dir::DataDirError;
+pub use metrics::Metrics;
+pub use shared::{RaftStatus, StopReason};
+
+use apply_loop::ApplyLoop;
+use raft_loop::{RaftLimits, RaftLoop};
+use shared::{Proposal, Published, Stopping, Waiter};
+
+/// The etcd release that this member claims to be.
+pub const SERVER_VERSION: &str = "3.7.1";
+
+/// The cluster version that goes with it.
+pub const CLUSTER_VERSION: &str = "3.7.0";
+
+/// Requests that may wait for the raft loop; more callers wait for a place.
+const PROPOSAL_QUEUE: usize = 8192;
+
+/// Committed but unapplied entries beyond which proposals are refused (etcd `server/etcdserver/v3_server.go`).
+const APPLY_GAP_MAX: u64 = 5000;
+
+/// A handle on a running member, cheap to clone.
+#[derive(Clone)]
+pub struct Member {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    rt: Rt,
+    config: MemberConfig,
+    id: MemberId,
+    cluster_id: ClusterId,
+    reader: Reader,
+    request_ids: ids::RequestIds,
+    proposals: mpsc::Sender<Proposal>,
+    reads: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    published: Arc<Published>,
+    stopping: Arc<Stopping>,
+    compacted: watch::Receiver<Revision>,
+    ready: watch::Receiver<bool>,
+    metrics: Metrics,
+}
+
+impl Member {
+    /// Founds or recovers the member and starts its loops, on the reactor that calls this. Returns once they run; a leader
+    /// may come later (see [`Member::ready`]).
+    pub async fn start(rt: Rt, config: MemberConfig) -> Result<Member, StartError> {
+        let wal_worker = rt.worker("wal");
+        let flush_worker = rt.worker("flush");
+        let booted = {
+            let (rt, config) = (rt.clone(), config.clone());
+            // Opening reads and writes files: on a worker, like everything else that does.
+            quorate_runtime::spawn::run_on(&*flush_worker, move || bootstrap::boot(&rt, &config)).await
+        };
+        let booted = booted.unwrap_or_else(|_gone| unreachable!("the worker lives in this function"))?;
+
+        let (proposals, proposals_in) = mpsc::channel(PROPOSAL_QUEUE);
+        let (reads, reads_in) = mpsc::unbounded_channel();
+        let (to_apply, apply_in) = mpsc::unbounded_channel();
+        let (to_raft, raft_in) = mpsc::unbounded_channel();
+        let (compacted_out, compacted) = watch::channel(booted.store.reader().view().compact_revision());
+        let (ready_out, ready) = watch::channel(false);
+        let published = Arc::new(Published::default());
+        let stopping = Arc::new(Stopping::default());
+        let metrics = Metrics::new();
+        metrics.set_identity(&booted.id.to_string(), SERVER_VERSION);
+        metrics.quota_bytes.set(config.quota_bytes.unwrap_or(0) as f64);
+        let applied = booted.store.applied();
+        published.applied.store(applied.0.0, Ordering::Release);
+
+        let member = Member {
+            inner: Arc::new(Inner {
+                id: booted.id,
+                cluster_id: booted.cluster_id,
+                reader: booted.store.reader(),
+                request_ids: ids::RequestIds::new(booted.id, rt.wall_now()),
+                proposals,
+                reads,
+                published: Arc::clone(&published),
+                stopping: Arc::clone(&stopping),
+                compacted,
+                ready,
+                metrics: metrics.clone(),
+                rt: rt.clone(),
+                config,
+            }),
+        };
+        let config = member.config();
+        let raft_loop = RaftLoop {
+            rt: rt.clone(),
+            id: booted.id,
+            node: booted.node,
+            wal: booted.wal,
+            wal_worker,
+            limits: RaftLimits {
+                heartbeat: Duration::from_millis(config.heartbeat_ms),
+                snapshot_count: config.snapshot_count,
+                catchup_entries: config.snapshot_catchup_entries,
+                log_memory_bytes: config.log_memory_bytes,
+            },
+            marked: booted.marked,
+            applied,
+            proposals: proposals_in,
+            reads: reads_in,
+            from_apply: raft_in,
+            to_apply,
+            published: Arc::clone(&published),
+            stopping: Arc::clone(&stopping),
+            metrics: metrics.clone(),
+        };
+        let apply_loop = ApplyLoop {
+            rt: rt.clone(),
+            store: booted.store,
+            inbox: apply_in,
+            to_raft,
+            worker: flush_worker,
+            published,
+            stopping: Arc::clone(&stopping),
+            metrics,
+            compacted: compacted_out,
+            member: member.clone(),
+        };
+        let lock = booted.lock;
+        rt.spawn(Box::pin(async move {
+            quorate_runtime::join!(
+                shared::stop_on_panic("raft loop", &stopping, raft_loop.run()),
+                shared::stop_on_panic("apply loop", &stopping, apply_loop.run()),
+            );
+            // Another process may take the directory only now that nothing of ours can write to it.
+            drop(lock);
+            stopping.set_ended();
+        }));
+        rt.spawn(Box::pin(publish::publish(member.clone(), ready_out)));
+        Ok(member)
+    }
+
+    /// Waits until the member is part of a working cluster: it has applied its own name. Returns at once when it stops.
+    pub async fn ready(&self) {
+        let mut ready = self.inner.ready.clone();
+        // An error means that publishing ended because the member stops.
+        let _ = ready.wait_for(|ready| *ready).await;
+    }
+
+    /// Puts `request` into the log and waits until it is applied here and visible in [`Member::view`]. Its header gets an id.
+    ///
+    /// # Errors
+    /// What applying answered; or, with an unknown outcome, `Timeout` or `Stopped`; or, with nothing done, `RequestTooLarge`
+    /// or `TooManyRequests`.
+    pub async fn propose(&self, mut request: InternalRaftRequest) -> Result<Response, Error> {
+        let inner = &*self.inner;
+        let request_id = inner.request_ids.next();
+        request.header.get_or_insert_with(RequestHeader::default).id = request_id;
+        let data = Bytes::from(request.encode_to_vec());
+        if data.len() > inner.config.max_request_bytes {
+            return Err(Error::RequestTooLarge);
+        }
+        let status = inner.published.status();
+        if status.committed.0 > status.applied.0 + APPLY_GAP_MAX {
+            return Err(Error::TooManyRequests);
+        }
+        let (reply, answer) = oneshot::channel();
+        let deadline = inner.rt.mono_now() + inner.config.request_timeout();
+        let proposal = Proposal { data, waiter: Waiter { request_id, deadline, reply } };
+        if inner.proposals.send(proposal).await.is_err() {
+            return Err(Error::Stopped);
+        }
+        answer.await.unwrap_or(Err(Error::Stopped))
+    }
+
+    /// After this, [`Member::view`] shows every write that was acknowledged, anywhere, before the call.
+    pub async fn linearize(&self) -> Result<(), Error> {
+        let inner = &*self.inner;
+        if inner.published.reads_need_no_round.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let (reply, answer) = oneshot::channel();
+        if inner.reads.send(reply).is_err() {
+            return Err(Error::Stopped);
+        }
+        match clock::timeout(&*inner.rt, inner.config.request_timeout(), answer).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_gone)) => Err(Error::Stopped),
+            Err(clock::Elapsed) => {
+                inner.metrics.read_indexes_failed.inc();
+                Err(Error::Timeout)
+            }
+        }
+    }
+
+    /// Waits until everything below `revision` is physically gone.
+    pub async fn compacted(&self, revision: Revision) -> Result<(), Error> {
+        let mut compacted = self.inner.compacted.clone();
+        match compacted.wait_for(|done| *done >= revision).await {
+            Ok(_) => Ok(()),
+            Err(_gone) => Err(Error::Stopped),
+        }
+    }
+
+    /// The newest consistent view of the store.
+    pub fn view(&self) -> Arc<View> {
+        self.inner.reader.view()
+    }
+
+    /// This member.
+    pub fn id(&self) -> MemberId {
+        self.inner.id
+    }
+
+    /// Its cluster.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.inner.cluster_id
+    }
+
+    /// What Raft knows now.
+    pub fn raft_status(&self) -> RaftStatus {
+        self.inner.published.status()
+    }
+
+    /// What it was started with.
+    pub fn config(&self) -> &MemberConfig {
+        &self.inner.config
+    }
+
+    /// The runtime that it runs on.
+    pub fn runtime(&self) -> &Rt {
+        &self.inner.rt
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// Asks the member to stop: what is acknowledged is on disk already; what is applied is flushed.
+    pub fn stop(&self) {
+        self.inner.stopping.ask(StopReason::Asked);
+    }
+
+    /// Stops the member because it found damage while answering a read: it must not go on.
+    pub fn fail(&self, reason: String) {
+        tracing::error!(reason, "this member stops");
+        self.inner.stopping.ask(StopReason::Failed(reason));
+    }
+
+    /// True once the member is stopping.
+    pub fn is_stopping(&self) -> bool {
+        self.inner.stopping.is_asked()
+    }
+
+    /// Waits until the member begins to stop.
+    pub async fn stopping(&self) {
+        self.inner.stopping.asked().await;
+    }
+
+    /// Waits until its loops have ended and its files are closed.
+    pub async fn stopped(&self) -> StopReason {
+        self.inner.stopping.ended().await
+    }
+}

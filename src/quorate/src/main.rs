@@ -1,2 +1,156 @@
-//! placeholder
-fn main() {}
+//! The daemon `quorate`: one member of a cluster, started as etcd is.
+//!
+//! The way from the command line to a serving member:
+//!
+//! 1. [`flags`]: the command line by Go's rules, then `ETCD_*` variables, give settings.
+//! 2. [`log`]: the log starts as the settings say.
+//! 3. [`config`]: etcd's checks; what this version does not have is refused.
+//! 4. [`data_dir`]: a look at the directory; etcd's own is refused and left as it is.
+//! 5. [`run`]: listeners, the member, its services, until a signal or a failure.
+//!
+//! Exit status, as etcd's: 2 for a wrong flag, 1 for a wrong configuration or a member that cannot go on, killed by the
+//! signal after a clean stop.
+
+mod config;
+mod data_dir;
+mod flags;
+mod go;
+mod log;
+mod peer_port;
+mod run;
+mod signals;
+mod urls;
+mod version;
+
+use std::collections::BTreeMap;
+use std::process;
+
+use flags::environment::{self, Conflict};
+use flags::{Asked, Refused, Settings};
+use log::{Log, LogConfig, fatal};
+use quorate_runtime_tokio::TokioRuntime;
+use run::Ending;
+
+/// Rows are made on one thread, kept, and freed on another.
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() {
+    // What is written here goes straight out: the log, if it was running, has been closed and written when this returns.
+    match daemon() {
+        Ending::Status(status) => process::exit(status),
+        Ending::Signal(signal) => signal.die(),
+    }
+}
+
+fn daemon() -> Ending {
+    let words = match words() {
+        Ok(words) => words,
+        Err(sentence) => return wrong_usage(&sentence),
+    };
+    if let Some(command @ ("gateway" | "grpc-proxy")) = words.get(1).map(String::as_str) {
+        eprintln!("quorate {command}: this version has no such command; it runs members only");
+        return Ending::Status(1);
+    }
+    match flags::read(words.get(1..).unwrap_or_default()) {
+        Ok(Asked::Help) => {
+            eprintln!("{}", flags::USAGE);
+            println!("{}", flags::help());
+            Ending::Status(0)
+        }
+        Ok(Asked::Version) => {
+            print!("{}", version::lines());
+            Ending::Status(0)
+        }
+        Err(Refused::Usage(sentence)) => wrong_usage(&sentence),
+        Err(Refused::Leftover(sentence)) => {
+            let _log = start_log(LogConfig::default());
+            refuse(&words, &sentence)
+        }
+        Ok(Asked::Run(settings)) => member(&words, settings),
+    }
+}
+
+/// The command line. Go would take any bytes; no setting makes sense with bytes that are no text.
+fn words() -> Result<Vec<String>, String> {
+    std::env::args_os()
+        .map(|word| {
+            word.into_string().map_err(|word| format!("argument is not valid UTF-8: {}", word.to_string_lossy()))
+        })
+        .collect()
+}
+
+fn wrong_usage(sentence: &str) -> Ending {
+    eprintln!("{sentence}\n{}", flags::USAGE);
+    Ending::Status(2)
+}
+
+/// A log, at any cost: without one nobody learns what is wrong.
+fn start_log(config: LogConfig) -> Option<Log> {
+    Log::start(config).map_err(|error| eprintln!("cannot start the log: {error}")).ok()
+}
+
+fn refuse(words: &[String], error: &str) -> Ending {
+    tracing::info!(args = ?words, "Running: ");
+    tracing::warn!(error, "failed to verify flags");
+    if error == config::ADVERTISE_REQUIRED {
+        tracing::warn!(error, "advertise client URLs are not set");
+    }
+    Ending::Status(1)
+}
+
+fn member(words: &[String], mut settings: Settings) -> Ending {
+    // Variables that are no text cannot be ours.
+    let variables: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let (notices, outcome) = environment::apply(&mut settings, &variables);
+
+    let log_config = LogConfig::from_settings(&settings);
+    let shown = log_config.as_ref().cloned().unwrap_or_default();
+    let (log, log_error) = match Log::start(shown) {
+        Ok(log) => (Some(log), log_config.err()),
+        Err(error) => (start_log(LogConfig::default()), Some(error)),
+    };
+    notices.iter().for_each(environment::Notice::log);
+    let ending = match (outcome, log_error) {
+        (Err(Conflict::Shadowed { name }), _) => {
+            fatal!(environment_variable = name, "{}", environment::SHADOWED);
+            Ending::Status(1)
+        }
+        (Err(Conflict::Invalid(error)), _) | (Ok(()), Some(error)) => refuse(words, &error),
+        (Ok(()), None) => match config::build(&settings, config::route_address) {
+            Ok(config) => {
+                tracing::info!(args = ?words, "Running: ");
+                start(config)
+            }
+            Err(error) => refuse(words, &error),
+        },
+    };
+    // Writes what is queued.
+    drop(log);
+    ending
+}
+
+fn start(config: config::Config) -> Ending {
+    let found = match data_dir::inspect(config.data_dir(), config.member.wal_dir.as_deref()) {
+        Ok(found) => found,
+        Err(refused) => {
+            fatal!(error = refused.why, data_dir = %config.data_dir().display(), "cannot use the data directory");
+            return Ending::Status(1);
+        }
+    };
+    let message = match found {
+        data_dir::Found::Empty => "Initialize and start etcd server",
+        data_dir::Found::Member => "server has already been initialized",
+    };
+    tracing::info!(data_dir = %config.data_dir().display(), dir_type = found.name(), "{message}");
+    match TokioRuntime::try_run(0, |rt| run::run(rt, config, found)) {
+        Ok(ending) => ending,
+        Err(error) => {
+            fatal!(%error, "cannot start the runtime");
+            Ending::Status(1)
+        }
+    }
+}

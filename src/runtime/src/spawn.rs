@@ -72,3 +72,16 @@ pub fn spawn_with_result<T: Send + 'static>(
     }));
     receiver
 }
+
+/// Lets other tasks of this reactor run, then goes on.
+pub async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return std::task::Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}

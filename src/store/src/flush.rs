@@ -70,7 +70,10 @@ pub(crate) struct Committed {
 }
 
 pub(crate) enum CommittedKind {
-    Flushed,
+    Flushed {
+        /// The configuration that went into the transaction.
+        conf_state: ConfState,
+    },
     Compacted {
         /// The revision whose compaction this was the last slice of.
         finished: Option<i64>,
@@ -83,7 +86,10 @@ impl Job {
         let Self { database, cache, file, work } = self;
         let result = guarded(&file, "writing", || {
             let (record, kind) = match work {
-                Work::Flush(flush) => (flush.run(&database, &file)?, CommittedKind::Flushed),
+                Work::Flush(flush) => {
+                    let record = flush.run(&database, &file)?;
+                    (record, CommittedKind::Flushed { conf_state: flush.conf_state })
+                }
                 Work::Compact { slice, before } => {
                     let record = delete_rows(&database, &file, &slice, before)?;
                     (record, CommittedKind::Compacted { finished: slice.finishes })

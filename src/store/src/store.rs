@@ -96,10 +96,15 @@ enum JobKind {
 }
 
 /// What a finished job has brought about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Finished {
-    /// Entries up to this one are in the database; after a crash the log is needed from the next one on.
-    Flushed(LogIndex),
+    /// The database has gone forward; after a crash the log is needed from the next entry on.
+    Flushed {
+        /// The last entry in it.
+        index: LogIndex,
+        /// The configuration at that entry: what belongs into a mark in the log, unlike the newest configuration.
+        conf_state: raftpb::ConfState,
+    },
     /// Every row that a compaction at this revision dooms is deleted.
     Compacted(Revision),
 }
@@ -323,12 +328,12 @@ impl Store {
         let durable = Arc::new(durable);
         let mut finished = Vec::new();
         match kind {
-            CommittedKind::Flushed => {
+            CommittedKind::Flushed { conf_state } => {
                 assert_eq!(out, JobKind::Flush, "the outcome belongs to the job that was taken");
                 self.jobs.sealed = Pending::default();
                 self.jobs.flush_at = now + self.options.flush_interval;
                 self.state.rows.flushed(durable);
-                finished.push(Finished::Flushed(record.applied_index));
+                finished.push(Finished::Flushed { index: record.applied_index, conf_state });
             }
             CommittedKind::Compacted { finished: through } => {
                 assert_eq!(out, JobKind::Compact, "the outcome belongs to the job that was taken");

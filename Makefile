@@ -1,0 +1,60 @@
+# One word per need. Everything that is built lies under CARGO_TARGET_DIR (target/ by default).
+#
+# The gate always builds the whole workspace with the same features: cargo unifies features over what is selected, so that
+# another selection would build every dependency once more.
+CARGO ?= cargo
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+WORKSPACE := --workspace --locked --features sim
+
+.PHONY: help run test check build unit sim fuzz-smoke deny release interop interop-full bench soak nightly clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+run: ## build and run one member on 127.0.0.1:2379, data in default.etcd
+	$(CARGO) build --release --locked -p quorate
+	exec $(TARGET)/release/quorate
+
+test: check unit fuzz-smoke ## everything that must pass on a machine with only a Rust toolchain
+
+check: ## formatting, lints, documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(WORKSPACE) --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(WORKSPACE) --no-deps --quiet
+
+unit: ## unit, golden and property tests, and the simulator's chaos seeds
+	$(CARGO) test $(WORKSPACE)
+
+sim: ## the simulator's chaos seeds alone (SIM_SEEDS=n for more, SIM_SEED=n for one)
+	$(CARGO) test $(WORKSPACE) --test chaos -- --nocapture
+
+fuzz-smoke: ## every fuzz target for a moment, at fixed seeds
+	$(CARGO) build $(WORKSPACE) --all-targets
+	$(TARGET)/debug/quorate-fuzz smoke
+
+deny: ## licences, sources and bans of the dependencies
+	@command -v cargo-deny >/dev/null || [ -x $(TARGET)/tools/bin/cargo-deny ] || \
+	    $(CARGO) install --locked --quiet --root $(TARGET)/tools cargo-deny
+	PATH="$(TARGET)/tools/bin:$$PATH" cargo deny --offline check licenses bans sources
+
+release: ## the binaries, in target/release
+	$(CARGO) build --release --locked --bins --examples
+
+interop: release ## real etcd tools and clients against a real member
+	python3 interop/interop.py --server $(TARGET)/release/quorate --wal-dump $(TARGET)/release/examples/wal_dump
+
+interop-full: release ## the same with 20 kills under load
+	python3 interop/interop.py --full --server $(TARGET)/release/quorate --wal-dump $(TARGET)/release/examples/wal_dump
+
+bench: release ## quorate, echo, floor and etcd in alternating rounds; prints ratios
+	@command -v etcd >/dev/null || { apt-get update && apt-get install -y etcd-server; }
+	$(TARGET)/release/quorate-bench compare --quorate $(TARGET)/release/quorate
+
+soak: ## many seeds, with a progress bar (SEEDS=n)
+	$(CARGO) build --release $(WORKSPACE) --bin quorate-sim
+	$(TARGET)/release/quorate-sim soak --seeds $(or $(SEEDS),2000)
+
+nightly: interop-full bench soak ## what is too long for the gate
+
+clean: ## remove what was built
+	$(CARGO) clean

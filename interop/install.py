@@ -1,0 +1,127 @@
+"""Finds the tools that the checks need, and installs what is missing with the ordinary package clients.
+
+A tool that cannot be had is a `Problem` with a message that says what to do: nothing is skipped for want of a tool.
+"""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+from report import Problem
+
+HERE = Path(__file__).resolve().parent
+POLICY = Path("/usr/sbin/policy-rc.d")
+
+
+def cache_dir():
+    """Where built helpers and the Python environment live between runs: $QUORATE_INTEROP_CACHE, or below ~/.cache."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quorate-interop"
+    path = Path(os.environ.get("QUORATE_INTEROP_CACHE") or default).resolve()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def run(command, what, **options):
+    """Runs a command of the harness itself; its output is shown only if it fails."""
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+    if done.returncode != 0:
+        raise Problem(f"{what} failed (exit {done.returncode}): {' '.join(map(str, command))}\n{done.stdout[-4000:]}")
+    return done.stdout
+
+
+@contextmanager
+def no_service_start():
+    """Debian starts the etcd service when it is installed; a policy file of our own forbids it meanwhile."""
+    if POLICY.exists():
+        yield
+        return
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink()
+
+
+@functools.cache
+def apt_update():
+    run(["apt-get", "update"], "apt-get update")
+
+
+def debian_tool(program, package):
+    """The path of a program from a Debian package, which is installed if the program is missing."""
+    found = shutil.which(program)
+    if found:
+        return found
+    if shutil.which("apt-get") is None:
+        raise Problem(f"`{program}` is missing and there is no apt-get here: install it (Debian: {package})")
+    if os.geteuid() != 0:
+        raise Problem(f"`{program}` is missing: run `apt-get install {package}` as root, then again")
+    print(f"-- installing {package}", flush=True)
+    apt_update()
+    with no_service_start():
+        run(
+            ["apt-get", "install", "-y", "--no-install-recommends", package],
+            f"installing {package}",
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        )
+    found = shutil.which(program)
+    if not found:
+        raise Problem(f"the package {package} was installed but there is still no `{program}` on the PATH")
+    return found
+
+
+def etcd():
+    return debian_tool("etcd", "etcd-server")
+
+
+def etcdctl():
+    return debian_tool("etcdctl", "etcd-client")
+
+
+def strace():
+    return debian_tool("strace", "strace")
+
+
+def go():
+    """Go itself must be there: Debian's is too old for etcd's newest modules."""
+    wanted = next(line.split()[1] for line in (HERE / "go.mod").read_text().splitlines() if line.startswith("go "))
+    found = shutil.which("go")
+    if not found:
+        raise Problem(f"`go` is missing: install Go {wanted} or newer (https://go.dev/dl) and put it on the PATH")
+    return found
+
+
+@functools.cache
+def go_build(package):
+    """Builds one command of the Go module in this folder; Go fetches the modules that go.sum pins."""
+    target = cache_dir() / "bin" / package
+    run([go(), "build", "-o", str(target), f"./{package}"], f"building interop/{package}", cwd=HERE)
+    return target
+
+
+@functools.cache
+def newest_etcdctl():
+    target = cache_dir() / "bin" / "etcdctl"
+    run([go(), "build", "-o", str(target), "go.etcd.io/etcd/etcdctl/v3"], "building etcdctl 3.7", cwd=HERE)
+    return str(target)
+
+
+@functools.cache
+def python_with_etcd3():
+    """The Python of a virtual environment that holds exactly what python/requirements.txt pins."""
+    requirements = HERE / "python" / "requirements.txt"
+    environment = cache_dir() / f"python-{sys.version_info.major}.{sys.version_info.minor}"
+    python, stamp = environment / "bin" / "python", environment / "installed.txt"
+    if not (stamp.exists() and stamp.read_text() == requirements.read_text()):
+        print("-- installing the PyPI etcd3 client", flush=True)
+        run([sys.executable, "-m", "venv", "--clear", str(environment)], "making a virtual environment (python3-venv)")
+        run([str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)], "installing the etcd3 client")
+        stamp.write_text(requirements.read_text())
+    return python

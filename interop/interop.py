@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Real clients and etcd's own code against a real quorate. README.md says what each group checks.
+
+    interop/interop.py                      the short form, for each push
+    interop/interop.py --full               the full one: 20 kills
+    interop/interop.py --only etcdctl wal   some groups
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import clients
+import durability
+import etcdctl
+import syscalls
+import wal
+from report import Report
+
+ROOT = Path(__file__).resolve().parent.parent
+
+GROUPS = {
+    "etcdctl": ("etcdctl against etcd and quorate", etcdctl.check),
+    "python": ("the PyPI client etcd3", clients.check_python),
+    "go": ("Go's clientv3", clients.check_go),
+    "wal": ("one write-ahead log for both", wal.check),
+    "syscalls": ("no answer before its fdatasync", syscalls.check),
+    "durability": ("kill -9 under load", durability.check),
+}
+
+
+def parse_options():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    release = ROOT / "target" / "release"
+    parser.add_argument("--server", type=Path, default=release / "quorate", help="the server's binary (%(default)s)")
+    parser.add_argument("--server-flag", action="append", default=[], dest="server_flags", help="one more flag for the server")
+    parser.add_argument("--wal-dump", type=Path, default=release / "examples" / "wal_dump", help="the program that lists a log (%(default)s)")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), metavar="GROUP", help=", ".join(GROUPS))
+    parser.add_argument("--full", action="store_true", help="the full number of kills")
+    durability.add_options(parser)
+    return parser.parse_args()
+
+
+def main():
+    options = parse_options()
+    for name in ("server", "wal_dump"):
+        path = getattr(options, name).resolve()
+        if not path.is_file():
+            sys.exit(f"{path} is missing: build it with `cargo build --release --workspace --examples --bins`, or name another with --{name.replace('_', '-')}")
+        setattr(options, name, path)
+    report = Report()
+    for name in options.only:
+        title, check = GROUPS[name]
+        work = Path(tempfile.mkdtemp(prefix=f"quorate-interop-{name}-"))
+        failed_before = report.failed
+        with report.group(title):
+            check(report, options, work)
+        if report.failed == failed_before:
+            shutil.rmtree(work)
+        else:
+            print(f"   data and logs are kept in {work}", flush=True)
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,441 @@
+//! Linearizable, by replay instead of search, because etcd tells revisions.
+//!
+//! 1. Every answered write names its revision: that is its place in the order.
+//! 2. A revision that no answered write claims was made by a write whose outcome is unknown. What it changed was read from the
+//!    store ([`Evidence::taps`]); the unknown write with exactly that effect (values are unique) takes the place. The other
+//!    unknown writes never happened.
+//! 3. The model executes the writes in that order, and must give every answer to the byte.
+//! 4. Every read sits at the revision in its header: the model's answer there must be the answer.
+//! 5. Real time must agree. Nothing is based on a write that had not begun; nothing that must be linearizable misses a write
+//!    that had been answered before it began; and writes do not swap.
+//!
+//! An error names no revision: it must be right at some revision between the last write answered before it began and the last
+//! one begun before it ended. Compaction is judged by time as well: what was compacted before a read began is refused, and a
+//! refusal needs a compaction that had begun.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use quorate_proto::mvccpb::KeyValue;
+use quorate_types::Error;
+
+use super::revisions::is_serializable;
+use super::{Checker, Evidence};
+use crate::history::{Answer, Operation, Outcome, Request, RevisionDiff};
+use crate::model::{Changes, Model};
+use crate::world::clock::SimTime;
+
+/// See the module.
+pub struct Linearizable;
+
+impl Checker for Linearizable {
+    fn name(&self) -> &'static str {
+        "linearizable"
+    }
+
+    fn check(&self, evidence: &Evidence) -> Result<(), String> {
+        let order = Order::replay(evidence)?;
+        order.writes_agree_with_time()?;
+        for operation in &evidence.operations {
+            match &operation.outcome {
+                Outcome::Answered(answer) => {
+                    check_header(operation, answer)?;
+                    if operation.written_revision().is_none() {
+                        order.check_read(operation, answer)?;
+                    }
+                }
+                Outcome::Refused { message, .. } => order.check_refusal(operation, message)?,
+                Outcome::Unknown => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_header(operation: &Operation, answer: &Answer) -> Result<(), String> {
+    let complete = answer.header().is_some_and(|header| {
+        ![header.cluster_id, header.member_id, header.raft_term].contains(&0) && header.revision > 0
+    });
+    if complete { Ok(()) } else { Err(format!("an answer's header is not filled: {}", operation.describe())) }
+}
+
+/// The answer without what is the server's own.
+fn bare(answer: &Answer) -> Answer {
+    let mut answer = answer.clone();
+    if let Some(header) = answer.header_mut() {
+        (header.cluster_id, header.member_id, header.raft_term) = (0, 0, 0);
+    }
+    answer
+}
+
+struct Order<'a> {
+    model: Model,
+    /// The write of revision `2 + index`.
+    writes: Vec<&'a Operation>,
+    /// Latest begin of the writes up to and with that index.
+    begun: Vec<SimTime>,
+    /// Earliest answer of the writes from that index on.
+    answered: Vec<SimTime>,
+    compactions: Vec<(&'a Operation, i64)>,
+}
+
+const FIRST_WRITE: i64 = 2;
+
+impl<'a> Order<'a> {
+    fn replay(evidence: &'a Evidence) -> Result<Self, String> {
+        let operations = &evidence.operations;
+        let mut claimed: BTreeMap<i64, &Operation> = BTreeMap::new();
+        for operation in operations {
+            if let Some(revision) = operation.written_revision()
+                && let Some(other) = claimed.insert(revision, operation)
+            {
+                return Err(format!("two writes at one revision: {} and {}", other.describe(), operation.describe()));
+            }
+        }
+        let last_tapped = evidence.taps.keys().next_back().copied().unwrap_or(0);
+        let last = claimed.keys().next_back().copied().unwrap_or(0).max(last_tapped);
+        let mut unknown: Vec<&Operation> =
+            operations.iter().filter(|operation| operation.outcome == Outcome::Unknown).collect();
+        let mut model = Model::new();
+        let mut writes: Vec<&Operation> = Vec::new();
+        for revision in FIRST_WRITE..=last {
+            let write = match claimed.get(&revision) {
+                Some(write) => write,
+                None => place(&model, revision, &evidence.taps, &mut unknown)?,
+            };
+            let expected = model.execute(&write.request);
+            if model.revision() != revision {
+                return Err(format!(
+                    "revision {revision} cannot have been made by {}: the model says {expected:?}",
+                    write.describe()
+                ));
+            }
+            if let (Ok(expected), Some(answer)) = (&expected, write.answer())
+                && *expected != bare(answer)
+            {
+                return Err(wrong_answer(write, expected));
+            }
+            if let Some(diff) = evidence.taps.get(&revision) {
+                check_tap(&model, revision, diff)?;
+            }
+            writes.push(write);
+        }
+        let mut begun: Vec<SimTime> = writes.iter().map(|write| write.start).collect();
+        for index in 1..begun.len() {
+            begun[index] = begun[index].max(begun[index - 1]);
+        }
+        let mut answered: Vec<SimTime> = writes.iter().map(|write| write.effective_end()).collect();
+        for index in (1..answered.len()).rev() {
+            answered[index - 1] = answered[index - 1].min(answered[index]);
+        }
+        let compactions = operations.iter().filter_map(|operation| match &operation.request {
+            Request::Compact(compact) if !matches!(operation.outcome, Outcome::Refused { .. }) => {
+                Some((operation, compact.revision))
+            }
+            _ => None,
+        });
+        Ok(Self { model, writes, begun, answered, compactions: compactions.collect() })
+    }
+
+    /// How many writes are in revision `revision` and below.
+    fn index_after(&self, revision: i64) -> Option<usize> {
+        let index = usize::try_from(revision - FIRST_WRITE + 1).ok()?;
+        (index <= self.writes.len()).then_some(index)
+    }
+
+    /// Writes do not swap: none was answered before one of a lower revision began.
+    fn writes_agree_with_time(&self) -> Result<(), String> {
+        for (index, write) in self.writes.iter().enumerate() {
+            if self.answered.get(index + 1).is_some_and(|&answered| answered < write.start) {
+                let other = self.writes[index + 1..].iter().find(|other| other.effective_end() < write.start);
+                return Err(format!(
+                    "real time disagrees: {} has a lower revision than {}, which had ended before",
+                    write.describe(),
+                    other.map_or_else(String::new, |other| other.describe())
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_read(&self, read: &Operation, answer: &Answer) -> Result<(), String> {
+        let revision = answer.revision();
+        let Some(index) = self.index_after(revision) else {
+            return Err(format!("a read at revision {revision}, which nobody made: {}", read.describe()));
+        };
+        if index > 0 && self.begun[index - 1] > read.end {
+            let write = self.writes[..index].iter().find(|write| write.start > read.end);
+            return Err(format!(
+                "a read from the future: {} rests on {}",
+                read.describe(),
+                write.map_or_else(String::new, |write| write.describe())
+            ));
+        }
+        if !is_serializable(&read.request) && self.answered.get(index).is_some_and(|&answered| answered < read.start) {
+            let write = self.writes[index..].iter().find(|write| write.effective_end() < read.start);
+            return Err(format!(
+                "a stale read: {} misses {}",
+                read.describe(),
+                write.map_or_else(String::new, |write| write.describe())
+            ));
+        }
+        let (expected, changes) = self.model.try_at(&read.request, revision);
+        match expected {
+            Ok(expected) if changes.is_empty() && expected == bare(answer) => {}
+            Ok(expected) => return Err(wrong_answer(read, &expected)),
+            Err(error) => return Err(format!("answered, but the model refuses with {error}: {}", read.describe())),
+        }
+        self.check_not_compacted(read, revision)
+    }
+
+    /// What had been compacted before a linearizable read began must not be readable, and a revision compacts only once.
+    fn check_not_compacted(&self, operation: &Operation, revision: i64) -> Result<(), String> {
+        let limit = match &operation.request {
+            Request::Range(range) if range.revision > 0 && !range.serializable => range.revision,
+            Request::Compact(compact) => compact.revision - 1,
+            _ => return Ok(()),
+        };
+        let before = self.compactions.iter().find(|(compaction, compacted)| {
+            *compacted > limit && compaction.answer().is_some() && compaction.end < operation.start
+        });
+        match before {
+            Some((compaction, _)) => Err(format!(
+                "answered at revision {revision} although compacted: {} before {}",
+                compaction.describe(),
+                operation.describe()
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn check_refusal(&self, operation: &Operation, message: &str) -> Result<(), String> {
+        if message == Error::Compacted.message() {
+            let wanted = match &operation.request {
+                Request::Compact(compact) => compact.revision - 1,
+                request => oldest_revision_asked(request).unwrap_or(i64::MAX),
+            };
+            let justified = self
+                .compactions
+                .iter()
+                .any(|(compaction, compacted)| *compacted > wanted && compaction.start <= operation.end);
+            return if justified { Ok(()) } else { Err(format!("no compaction explains {}", operation.describe())) };
+        }
+        // The window of revisions at which it may have been judged.
+        let oldest = self.answered.iter().take_while(|&&answered| answered < operation.start).count() as i64;
+        let low = if is_serializable(&operation.request) { 1 } else { oldest + 1 };
+        let high = self.begun.iter().take_while(|&&begun| begun <= operation.end).count() as i64 + 1;
+        let refuses = |revision| match self.model.try_at(&operation.request, revision).0 {
+            Err(error) => error.message() == message,
+            Ok(_) => false,
+        };
+        if (low..=high.max(low)).any(refuses) {
+            Ok(())
+        } else {
+            Err(format!("refused without a reason between revisions {low} and {high}: {}", operation.describe()))
+        }
+    }
+}
+
+/// The oldest revision that a request reads by number.
+fn oldest_revision_asked(request: &Request) -> Option<i64> {
+    use quorate_proto::etcdserverpb::request_op::Request as Op;
+    fn of_txn(txn: &quorate_proto::etcdserverpb::TxnRequest) -> Option<i64> {
+        let ops = txn.success.iter().chain(&txn.failure);
+        let asked = ops.filter_map(|op| match &op.request {
+            Some(Op::RequestRange(range)) if range.revision != 0 => Some(range.revision),
+            Some(Op::RequestTxn(inner)) => of_txn(inner),
+            _ => None,
+        });
+        asked.min()
+    }
+    match request {
+        Request::Range(range) if range.revision > 0 => Some(range.revision),
+        Request::Txn(txn) => of_txn(txn),
+        _ => None,
+    }
+}
+
+/// Finds, among the writes of unknown outcome, the one that made `revision`.
+fn place<'a>(
+    model: &Model,
+    revision: i64,
+    taps: &BTreeMap<i64, RevisionDiff>,
+    unknown: &mut Vec<&'a Operation>,
+) -> Result<&'a Operation, String> {
+    let Some(diff) = taps.get(&revision) else {
+        return Err(format!("nobody claims revision {revision}, and it was not read before it was compacted"));
+    };
+    let made_it = unknown.iter().position(|operation| {
+        let (_, changes) = model.try_at(&operation.request, revision - 1);
+        effect(&changes) == *diff
+    });
+    match made_it {
+        Some(index) => Ok(unknown.remove(index)),
+        None => Err(format!("no write that anybody asked for made revision {revision}, which changed {}", show(diff))),
+    }
+}
+
+fn effect(changes: &Changes) -> RevisionDiff {
+    changes.iter().map(|(key, row)| (key.clone(), row.as_ref().map(|row| row.encode_to_vec().into()))).collect()
+}
+
+/// What was read from the store about a revision must be what the write did.
+fn check_tap(model: &Model, revision: i64, diff: &RevisionDiff) -> Result<(), String> {
+    let expected = model.changes_of(revision);
+    if effect(&expected) == *diff {
+        return Ok(());
+    }
+    Err(format!("revision {revision} changed {} and should have changed {}", show(diff), show(&effect(&expected))))
+}
+
+fn show(diff: &RevisionDiff) -> String {
+    let rows = diff.iter().map(|(key, row)| match row.as_ref().map(|row| KeyValue::decode(row.clone())) {
+        Some(Ok(row)) => format!("{row:?}"),
+        Some(Err(error)) => format!("{key:?} to bytes that do not decode ({error})"),
+        None => format!("{key:?} deleted"),
+    });
+    format!("[{}]", rows.collect::<Vec<_>>().join(", "))
+}
+
+fn wrong_answer(operation: &Operation, expected: &Answer) -> String {
+    format!("a wrong answer: {}\n  the model answers {expected:?}", operation.describe())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use quorate_proto::etcdserverpb as pb;
+
+    use super::super::doctored::*;
+    use super::*;
+
+    fn verdict(story: &Story) -> Result<(), String> {
+        Linearizable.check(&story.evidence())
+    }
+
+    fn long_story() -> Story {
+        let mut story = Story::default();
+        story.put("a", "1").put("b", "2").put_both("a", "c", "x3").delete("b").delete("b").read_all();
+        story.compact(4).call(Request::Range(pb::RangeRequest { revision: 4, ..everything() }));
+        story
+    }
+
+    #[test]
+    fn a_true_history_passes() {
+        assert_eq!(verdict(&long_story()), Ok(()));
+    }
+
+    #[test]
+    fn every_kind_of_wrong_answer_is_reported() {
+        let falsify: [fn(&mut Answer); 5] = [
+            |answer| answer.header_mut().as_mut().unwrap().revision += 1,
+            |answer| answer.header_mut().as_mut().unwrap().member_id = 0,
+            |answer| {
+                if let Answer::Range(range) = answer {
+                    range.count += 1;
+                }
+            },
+            |answer| {
+                if let Answer::Range(range) = answer {
+                    range.kvs.reverse();
+                }
+            },
+            |answer| {
+                if let Answer::Range(range) = answer {
+                    let mut row = range.kvs[0].to_vec();
+                    *row.last_mut().unwrap() ^= 1;
+                    range.kvs[0] = row.into();
+                }
+            },
+        ];
+        for falsify in falsify {
+            let mut story = long_story();
+            story.doctor_last(falsify);
+            assert!(verdict(&story).is_err());
+        }
+    }
+
+    #[test]
+    fn a_stale_read_is_reported_and_a_serializable_one_is_not() {
+        for serializable in [false, true] {
+            let mut story = Story::default();
+            let read = Request::Range(pb::RangeRequest { serializable, ..everything() });
+            story.put("a", "1").call(read.clone());
+            let old = story.last_answer();
+            story.put("a", "2").call(read);
+            story.doctor_last(|answer| *answer = old);
+            assert_eq!(verdict(&story).is_ok(), serializable, "{:?}", verdict(&story));
+        }
+    }
+
+    #[test]
+    fn a_read_from_the_future_is_reported() {
+        let mut story = Story::default();
+        story.put("a", "1").read_all();
+        let mut evidence = story.evidence();
+        evidence.operations.swap(0, 1);
+        let (early, late) = (evidence.operations[1].clone(), evidence.operations[0].clone());
+        (evidence.operations[0].start, evidence.operations[0].end) = (early.start, early.end);
+        (evidence.operations[1].start, evidence.operations[1].end) = (late.start, late.end);
+        assert!(Linearizable.check(&evidence).unwrap_err().contains("from the future"));
+    }
+
+    #[test]
+    fn an_unknown_write_is_placed_where_its_effect_is_or_nowhere() {
+        let mut story = Story::default();
+        story.put("a", "1").forget_last().delete("a").forget_last().read_all();
+        assert_eq!(verdict(&story), Ok(()));
+        // One that never happened needs no place.
+        story.put("b", "2");
+        let mut evidence = story.evidence();
+        evidence.operations.last_mut().unwrap().outcome = Outcome::Unknown;
+        assert_eq!(Linearizable.check(&evidence), Ok(()));
+    }
+
+    #[test]
+    fn an_effect_that_nobody_asked_for_is_reported() {
+        let mut story = Story::default();
+        story.put("a", "1").put("b", "2").forget_last().read_all();
+        let mut evidence = story.evidence();
+        let row = evidence.taps.get_mut(&3).unwrap().get_mut(&Bytes::from("b")).unwrap();
+        *row = Some(KeyValue { key: "b".into(), value: "3".into(), ..Default::default() }.encode_to_vec().into());
+        assert!(Linearizable.check(&evidence).unwrap_err().contains("no write that anybody asked for"));
+        evidence.taps.clear();
+        assert!(Linearizable.check(&evidence).is_err(), "a revision without a maker");
+    }
+
+    #[test]
+    fn writes_that_swap_are_reported() {
+        let mut story = Story::default();
+        story.put("a", "1").put("b", "2");
+        let mut evidence = story.evidence();
+        let [first, second] = &mut evidence.operations[..] else { panic!("two") };
+        std::mem::swap(&mut first.start, &mut second.start);
+        std::mem::swap(&mut first.end, &mut second.end);
+        assert!(Linearizable.check(&evidence).unwrap_err().contains("real time disagrees"));
+    }
+
+    #[test]
+    fn compaction_is_judged_both_ways() {
+        let mut story = Story::default();
+        story.put("a", "1").put("a", "2").compact(3);
+        story.call(Request::Range(pb::RangeRequest { revision: 2, ..everything() }));
+        assert!(verdict(&story).unwrap_err().contains("although compacted"), "the model of a story does not compact");
+        let refusal = Outcome::Refused { code: 11, message: Error::Compacted.message().to_owned() };
+        story.last().outcome = refusal.clone();
+        assert_eq!(verdict(&story), Ok(()));
+        story.call(Request::Range(pb::RangeRequest { revision: 3, ..everything() }));
+        story.last().outcome = refusal;
+        assert!(verdict(&story).unwrap_err().contains("no compaction explains"));
+    }
+
+    #[test]
+    fn a_refusal_needs_a_reason() {
+        let mut story = Story::default();
+        story.call(Request::Put(pb::PutRequest::default()));
+        assert_eq!(verdict(&story), Ok(()));
+        story.put("a", "1");
+        story.last().outcome = Outcome::Refused { code: 3, message: Error::EmptyKey.message().to_owned() };
+        assert!(verdict(&story).unwrap_err().contains("without a reason"));
+    }
+}

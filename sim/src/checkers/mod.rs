@@ -1,0 +1,75 @@
+//! What must be true of a history, whatever happened. One file a checker; [`all`] is the list.
+//!
+//! A checker sees only [`Evidence`]: what clients asked and were told, and what the harness itself did and saw. It says what
+//! is wrong in one paragraph that names the operations. Each has tests with doctored histories: one that cannot fail checks
+//! nothing.
+
+mod durable_acks;
+mod linearizable;
+mod liveness;
+mod member_health;
+mod revisions;
+mod whole_txns;
+
+use std::collections::BTreeMap;
+
+use crate::history::{Operation, RevisionDiff};
+use crate::world::clock::SimTime;
+
+/// Everything that a run leaves to be judged.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// Every operation, in order of its begin.
+    pub operations: Vec<Operation>,
+    /// What the revisions that no answered write claims have changed.
+    pub taps: BTreeMap<i64, RevisionDiff>,
+    /// When members were killed, in order.
+    pub crashes: Vec<SimTime>,
+    /// When all faults had ended.
+    pub healed_at: SimTime,
+    /// How long the healed cluster may take to serve again, in nanoseconds.
+    pub recovery_limit_ns: u64,
+    /// The clients (by number) that a healed cluster must serve.
+    pub clients: Vec<u64>,
+    /// What members complained of when no injected fault excuses it: failed starts, ends of their own accord.
+    pub complaints: Vec<String>,
+}
+
+/// A property that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which checker found it.
+    pub checker: &'static str,
+    /// What is wrong, with the operations that show it.
+    pub what: String,
+}
+
+/// A property of histories.
+pub trait Checker {
+    /// Its name, as in a report.
+    fn name(&self) -> &'static str;
+
+    /// Judges; the error says what is wrong.
+    fn check(&self, evidence: &Evidence) -> Result<(), String>;
+}
+
+/// Every checker.
+pub fn all() -> Vec<Box<dyn Checker>> {
+    vec![
+        Box::new(member_health::MemberHealth),
+        Box::new(durable_acks::DurableAcks),
+        Box::new(whole_txns::WholeTxns),
+        Box::new(revisions::Revisions),
+        Box::new(linearizable::Linearizable),
+        Box::new(liveness::Liveness),
+    ]
+}
+
+/// What all checkers find.
+pub fn judge(evidence: &Evidence) -> Vec<Violation> {
+    let judged = all().into_iter().map(|checker| (checker.name(), checker.check(evidence)));
+    judged.filter_map(|(checker, verdict)| verdict.err().map(|what| Violation { checker, what })).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod doctored;

@@ -1,0 +1,88 @@
+//! The power fails inside a disk call: in the middle of a log write, between the steps of a database commit, while a segment is
+//! made, while a crashed member recovers.
+//!
+//! Budget: as for a power failure at any other time. The call is chosen by counting, so that calls that take no time are hit too,
+//! and a second crash often comes during the recovery from the first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_runtime::BoxFuture;
+
+use super::{Fault, Stage, draw_mean_secs, interval};
+use crate::world::clock;
+use crate::world::cluster::MemberMachine;
+use crate::world::dice::Dice;
+use crate::world::disk::Crash;
+
+/// See the module.
+pub struct CrashInCall {
+    every: Duration,
+    /// At most so many changing calls pass first.
+    calls_max: u64,
+    /// Percent of crashes that are followed by one during recovery.
+    again: u64,
+    down_ms_max: u64,
+}
+
+impl CrashInCall {
+    pub(super) fn draw(dice: &mut Dice) -> Self {
+        Self {
+            every: draw_mean_secs(dice, 4, 12),
+            calls_max: *dice.pick(&[3, 20, 200]),
+            again: *dice.pick(&[0, 30, 60]),
+            down_ms_max: *dice.pick(&[5, 200, 2000]),
+        }
+    }
+
+    /// Lights a fuse and waits for it. False if nothing was written for a while.
+    async fn crash(&self, stage: &Arc<Stage>, machine: &Arc<MemberMachine>, calls: u64) -> bool {
+        machine.disk.light_fuse(calls);
+        let blown = quorate_runtime::select! {
+            biased;
+            at = machine.disk.fuse_blown() => Some(at),
+            _ = stage.pause(Duration::from_secs(5)) => None,
+        };
+        let Some(at) = blown else {
+            machine.disk.remove_fuse();
+            // It may have blown at this very moment.
+            if machine.disk.is_fuse_blown() {
+                stage.cluster.kill(machine, Crash::Power);
+                stage.cluster.start(machine);
+            }
+            return false;
+        };
+        clock::sleep_until(at).await;
+        if stage.cluster.kill(machine, Crash::Power) {
+            stage.strike("crash_in_call");
+        }
+        true
+    }
+}
+
+impl Fault for CrashInCall {
+    fn name(&self) -> &'static str {
+        "crash_in_call"
+    }
+
+    fn run<'a>(&'a self, stage: &'a Arc<Stage>, mut dice: Dice) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            while stage.pause(interval(&mut dice, self.every)).await {
+                let machine = dice.pick(&stage.cluster.members);
+                let calls = dice.below(self.calls_max);
+                if !machine.is_running() || !self.crash(stage, machine, calls).await {
+                    continue;
+                }
+                loop {
+                    stage.pause(Duration::from_millis(dice.between(1, self.down_ms_max))).await;
+                    stage.cluster.start(machine);
+                    let again = dice.percent(self.again) && !stage.is_over();
+                    let calls = dice.magnitude(1, 64) - 1;
+                    if !again || !self.crash(stage, machine, calls).await {
+                        break;
+                    }
+                }
+            }
+        })
+    }
+}

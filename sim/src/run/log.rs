@@ -1,0 +1,94 @@
+//! What members log during a run: the last lines for the story of a failure, and how many there were of each level.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+
+use tracing::field::{Field, Visit};
+use tracing::span;
+use tracing::subscriber::Interest;
+use tracing::{Event, Level, Metadata, Subscriber};
+
+use crate::world::{clock, lock};
+
+/// Lines kept for a report.
+const KEPT_LINES: usize = 200;
+
+/// Collects the events of our own crates on the thread that it is the default of.
+#[derive(Clone, Default)]
+pub struct LogCollector {
+    state: Arc<Mutex<Collected>>,
+}
+
+#[derive(Default)]
+struct Collected {
+    lines: VecDeque<String>,
+    counts: BTreeMap<String, u64>,
+}
+
+impl LogCollector {
+    /// The last lines, oldest first.
+    pub fn lines(&self) -> Vec<String> {
+        lock(&self.state).lines.iter().cloned().collect()
+    }
+
+    /// How often each message came, by level and text.
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        lock(&self.state).counts.clone()
+    }
+}
+
+fn is_ours(metadata: &Metadata<'_>) -> bool {
+    metadata.is_event() && metadata.target().starts_with("quorate") && *metadata.level() <= Level::INFO
+}
+
+impl Subscriber for LogCollector {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if is_ours(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        is_ours(metadata)
+    }
+
+    fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        let level = event.metadata().level();
+        let mut state = lock(&self.state);
+        *state.counts.entry(format!("{level} {}", line.message)).or_default() += 1;
+        if state.lines.len() == KEPT_LINES {
+            state.lines.pop_front();
+        }
+        state.lines.push_back(format!("{} {level} {}{}", clock::now(), line.message, line.fields));
+    }
+
+    fn enter(&self, _span: &span::Id) {}
+
+    fn exit(&self, _span: &span::Id) {}
+}
+
+#[derive(Default)]
+struct Line {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        // Writing to a string cannot fail.
+        if field.name() == "message" {
+            let _ = write!(self.message, "{value:?}");
+        } else {
+            let _ = write!(self.fields, " {}={value:?}", field.name());
+        }
+    }
+}

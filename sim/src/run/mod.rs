@@ -1,0 +1,259 @@
+//! One run from one seed; many runs.
+//!
+//! A run: draw the plan → start the members → let clients and faults play until the time and the operations are there → stop
+//! the faults and put everything right → every client calls until it was served → explain what is left, read the final state →
+//! judge. The same (binary, seed, options) gives the same [`Report`], trace hash included.
+
+mod log;
+mod plan;
+mod report;
+pub mod soak;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use madsim::runtime::Handle;
+
+use crate::checkers::{self, Evidence, Violation};
+use crate::faults::Stage;
+use crate::history::{Answer, Outcome, Recorder};
+use crate::workloads::{Client, Knowledge, tap};
+use crate::world::clock::{self, SimTime};
+use crate::world::cluster::{Cluster, client_machine, client_runtime};
+use crate::world::disk::{Crash, DiskKnobs};
+use crate::world::net::NetKnobs;
+use crate::world::{World, lock};
+
+pub use log::LogCollector;
+pub use plan::{Options, Plan};
+pub use report::Report;
+
+/// Runs `body` in a fresh world, on an operating system thread of its own (madsim keeps its state per thread, and so do the
+/// standard library's hash maps). Panics of `body` are panics of the caller.
+pub fn in_world<T, F>(seed: u64, body: impl FnOnce(Arc<World>) -> F + Send + 'static) -> T
+where
+    T: Send + 'static,
+    F: Future<Output = T> + 'static,
+{
+    #[expect(clippy::disallowed_methods, reason = "outside the simulated world")]
+    let thread = std::thread::spawn(move || {
+        let runtime = madsim::runtime::Runtime::with_seed_and_config(seed, madsim::Config::default());
+        runtime.block_on(async move { body(World::new(seed)).await })
+    });
+    match thread.join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// A healed cluster must serve every client within this.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
+
+/// A run that has not got its operations after so many times its planned length is not live.
+const OVERTIME: u64 = 5;
+
+/// Runs one seed. A panic inside becomes a violation of the report.
+pub fn run(options: &Options) -> Report {
+    let log = LogCollector::default();
+    let world_slot: Arc<Mutex<Option<Arc<World>>>> = Arc::default();
+    let (thread_options, thread_log, thread_slot) = (options.clone(), log.clone(), Arc::clone(&world_slot));
+    #[expect(clippy::disallowed_methods, reason = "outside the simulated world")]
+    let thread = std::thread::spawn(move || {
+        let _logging = tracing::subscriber::set_default(thread_log);
+        let seed = thread_options.seed;
+        let runtime = madsim::runtime::Runtime::with_seed_and_config(seed, madsim::Config::default());
+        let world_slot = thread_slot;
+        runtime.block_on(async move {
+            let world = World::new(seed);
+            *lock(&world_slot) = Some(Arc::clone(&world));
+            play(&thread_options, world).await
+        })
+    });
+    let mut report = match thread.join() {
+        Ok(report) => report,
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                .unwrap_or_else(|| "no message".to_owned());
+            Report {
+                violations: vec![Violation { checker: "no_panic", what: format!("panicked: {text}") }],
+                story: lock(&world_slot).as_ref().map(|world| world.story()).unwrap_or_default(),
+                ..Report::default()
+            }
+        }
+    };
+    report.seed = options.seed;
+    report.replay_command = options.replay_command();
+    report.log_counts = log.counts();
+    if !report.violations.is_empty() {
+        report.log_lines = log.lines();
+    }
+    report
+}
+
+async fn play(options: &Options, world: Arc<World>) -> Report {
+    let plan = Plan::draw(options);
+    let hook_per_million = plan.hook_per_million;
+    let mut hook_dice = world.dice("hooks");
+    quorate_runtime::mark::begin(Box::new(move |_| hook_dice.per_million(hook_per_million)));
+
+    let cluster = Cluster::new(&world, 1, &plan.limits);
+    for machine in &cluster.members {
+        cluster.start(machine);
+    }
+    let client_count = plan.clients.len() as u64;
+    // One more client explains and reads at the end.
+    let auditor_number = client_count;
+    let machines = (0..client_count).map(client_machine).collect();
+    let stage = Stage::new(Arc::clone(&world), Arc::clone(&cluster), machines);
+    let recorder = Recorder::new(world.trace.clone());
+    let knowledge = Arc::new(Mutex::new(Knowledge { flip_value: options.flip_value, ..Knowledge::default() }));
+    let new_client = |number| {
+        let rt = client_runtime(&world, number);
+        let (stage, recorder, knowledge) = (Arc::clone(&stage), recorder.clone(), Arc::clone(&knowledge));
+        Client::new(number, rt, stage, recorder, knowledge, plan.client_options.clone())
+    };
+
+    let mut playing = Vec::new();
+    for (number, workload) in plan.clients.into_iter().enumerate() {
+        let mut client = new_client(number as u64);
+        let node = Handle::current().create_node().name(format!("workload {number}")).build();
+        playing.push(node.spawn(async move {
+            workload.run(&mut client).await;
+            client
+        }));
+    }
+    let mut striking = Vec::new();
+    for fault in plan.faults {
+        let (stage, dice) = (Arc::clone(&stage), world.dice(&format!("fault {}", fault.name())));
+        let node = Handle::current().create_node().name(fault.name()).build();
+        striking.push(node.spawn(async move { fault.run(&stage, dice).await }));
+    }
+
+    let wanted = Duration::from_secs(options.seconds);
+    loop {
+        clock::sleep(Duration::from_secs(1)).await;
+        let played = clock::now().since(SimTime::default());
+        let enough = played >= wanted && recorder.answered() >= options.operations;
+        if enough || played >= wanted * OVERTIME as u32 || !cluster.complaints().is_empty() {
+            break;
+        }
+    }
+    let acked = recorder.answered();
+    stage.end();
+    for strike in striking {
+        strike.await.expect("a fault runs to its end");
+    }
+    heal(&world, &cluster);
+    let healed_at = clock::now();
+    world.tell("all faults are over");
+
+    let mut clients = Vec::new();
+    let deadline = healed_at.plus_nanos(RECOVERY_LIMIT.as_nanos() as u64);
+    for client in playing {
+        // A client that waits for a connection notices the end only when it gets one.
+        let ended = quorate_runtime::select! {
+            biased;
+            ended = client => Some(ended),
+            () = clock::sleep_until(deadline) => None,
+        };
+        let Some(ended) = ended else { continue };
+        let mut client = ended.expect("a client runs to its end");
+        farewell(&mut client, deadline).await;
+        clients.push(client);
+    }
+    let mut auditor = new_client(auditor_number);
+    audit(&mut auditor, deadline).await;
+    let client_numbers = (0..client_count).chain([auditor_number]).collect();
+
+    for machine in &cluster.members {
+        cluster.stop(machine).await;
+    }
+    let evidence = Evidence {
+        operations: recorder.operations(),
+        taps: recorder.taps(),
+        crashes: cluster.crashes(),
+        healed_at,
+        recovery_limit_ns: RECOVERY_LIMIT.as_nanos() as u64,
+        clients: client_numbers,
+        complaints: cluster.complaints(),
+    };
+    let mut violations = checkers::judge(&evidence);
+    if acked < options.operations {
+        let what = format!("only {acked} operations were answered in {healed_at}");
+        violations.push(Violation { checker: "vacuity", what });
+    }
+    let mut disk = crate::world::disk::DiskCounters::default();
+    for machine in &cluster.members {
+        disk += machine.disk.counters();
+    }
+    // The last stop is not a crash.
+    disk.crashes = disk.crashes.saturating_sub(cluster.members.len() as u64);
+    Report {
+        seconds: healed_at.as_nanos() as f64 / 1e9,
+        acked,
+        unknown: evidence.operations.iter().filter(|operation| operation.outcome == Outcome::Unknown).count() as u64,
+        refused: evidence
+            .operations
+            .iter()
+            .filter(|operation| matches!(operation.outcome, Outcome::Refused { .. }))
+            .count() as u64,
+        disk,
+        net: world.net.counters(),
+        strikes: stage.strikes(),
+        hash: world.trace.hash(),
+        events: world.trace.events(),
+        marks: quorate_runtime::mark::end(),
+        violations,
+        story: world.story(),
+        ..Report::default()
+    }
+}
+
+/// Puts everything right and lets every member run.
+fn heal(world: &World, cluster: &Arc<Cluster>) {
+    world.net.mend_all();
+    world.net.tune(|knobs| *knobs = NetKnobs::default());
+    for machine in &cluster.members {
+        machine.disk.tune(|knobs| *knobs = DiskKnobs::default());
+        cluster.resume(machine);
+        if machine.disk.is_fuse_blown() {
+            cluster.kill(machine, Crash::Power);
+        }
+        cluster.start(machine);
+    }
+}
+
+/// Calls until one put and one read were answered.
+async fn farewell(client: &mut Client, deadline: SimTime) {
+    let (mut wrote, mut read) = (false, false);
+    while !(wrote && read) && clock::now() < deadline {
+        let key = client.key();
+        wrote |= matches!(client.put(key.clone()).await, Outcome::Answered(_));
+        read |= matches!(client.read(key, bytes::Bytes::new()).await, Outcome::Answered(_));
+    }
+}
+
+/// Explains every revision and reads the final state, linearizable and serializable.
+async fn audit(client: &mut Client, deadline: SimTime) {
+    farewell(client, deadline).await;
+    while clock::now() < deadline {
+        let everything = bytes::Bytes::from_static(b"\0");
+        let Outcome::Answered(Answer::Range(last)) = client.read(everything.clone(), everything.clone()).await else {
+            continue;
+        };
+        let revision = last.header.map_or(0, |header| header.revision);
+        if tap::explain(client, revision).await {
+            let range = quorate_proto::etcdserverpb::RangeRequest {
+                key: everything.clone(),
+                range_end: everything,
+                serializable: true,
+                ..Default::default()
+            };
+            client.call(crate::history::Request::Range(range)).await;
+            return;
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What a seed decides before the run begins (swarm): which faults and workloads there are, how strong, and how small the
+//! member's limits.
+
+use std::time::Duration;
+
+use quorate_member::MemberConfig;
+
+use crate::faults::{self, Fault};
+use crate::workloads::{self, ClientOptions, Workload};
+use crate::world::cluster::Limits;
+use crate::world::dice::Dice;
+
+/// What whoever starts a run may decide.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Decides everything else.
+    pub seed: u64,
+    /// Simulated time with clients and faults, at least.
+    pub seconds: u64,
+    /// Acknowledged operations, at least.
+    pub operations: u64,
+    /// Runs members that never wait for the disk: a known bug, which must be found.
+    pub unsafe_no_fsync: bool,
+    /// Flips one bit of this value (counted over all clients' values, from 1): the trace hash must change.
+    pub flip_value: Option<u64>,
+}
+
+impl Options {
+    /// The default run of a seed.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, seconds: 60, operations: 1000, unsafe_no_fsync: false, flip_value: None }
+    }
+
+    /// The command line that replays it.
+    pub fn replay_command(&self) -> String {
+        let defaults = Self::new(self.seed);
+        let mut command = format!("cargo run --release -p quorate-sim --features sim -- run --seed {}", self.seed);
+        if self.seconds != defaults.seconds {
+            command += &format!(" --seconds {}", self.seconds);
+        }
+        if self.operations != defaults.operations {
+            command += &format!(" --operations {}", self.operations);
+        }
+        if self.unsafe_no_fsync {
+            command += " --unsafe-no-fsync";
+        }
+        if let Some(flip_value) = self.flip_value {
+            command += &format!(" --flip-value {flip_value}");
+        }
+        command
+    }
+}
+
+/// What the seed decided.
+pub struct Plan {
+    /// Workload of each client, in order.
+    pub clients: Vec<Box<dyn Workload>>,
+    /// How clients behave.
+    pub client_options: ClientOptions,
+    /// Faults that happen.
+    pub faults: Vec<Box<dyn Fault>>,
+    /// The members' settings.
+    pub limits: Limits,
+    /// In so many of a million times a hook in the product is reached, it fires (if this run has it at all).
+    pub hook_per_million: u64,
+}
+
+impl Plan {
+    /// Draws the plan of a run.
+    pub fn draw(options: &Options) -> Self {
+        let mut dice = Dice::new(options.seed, "plan");
+        // There are always writers: the first client plays registers.
+        let mut clients = vec![workloads::ALL[0].1(&mut dice)];
+        for _ in 0..dice.between(2, 6) {
+            let make = dice.pick(workloads::ALL).1;
+            clients.push(make(&mut dice));
+        }
+        let calls_per_second = dice.between(25, 60);
+        let client_options = ClientOptions {
+            think: Duration::from_micros(clients.len() as u64 * 1_000_000 / calls_per_second),
+            timeout: Duration::from_millis(dice.between(800, 8000)),
+            keys: dice.magnitude(3, 100),
+            padding_bytes_max: *dice.pick(&[100, 2000, 40_000]),
+        };
+        let mut faults: Vec<Box<dyn Fault>> = Vec::new();
+        for (name, make) in faults::ALL {
+            // There is always some crash in a run; the rest is drawn.
+            let wanted = dice.percent(50) || (*name == "crash_in_call" && dice.percent(80));
+            let drawn = make(&mut dice);
+            if wanted {
+                faults.push(drawn);
+            }
+        }
+        if !faults.iter().any(|fault| ["kill", "crash_in_call"].contains(&fault.name())) {
+            let (_, make) = faults::ALL.iter().find(|(name, _)| *name == "crash_in_call").expect("it is in the list");
+            faults.push(make(&mut dice));
+        }
+        let limits = Limits { reactors: dice.between(1, 3) as usize, settings: draw_settings(options, &mut dice) };
+        let hook_per_million = if dice.percent(50) { 0 } else { dice.magnitude(10, 50_000) };
+        Self { clients, client_options, faults, limits, hook_per_million }
+    }
+}
+
+/// Small limits, so that what is rare in production happens all the time. Each is drawn on its own.
+fn draw_settings(options: &Options, dice: &mut Dice) -> MemberConfig {
+    let defaults = MemberConfig::single("drawn later", std::path::Path::new("/"), "http://0:1", "http://0:2");
+    let heartbeat_ms = *dice.pick(&[10, 50, 100]);
+    MemberConfig {
+        heartbeat_ms,
+        election_ms: heartbeat_ms * *dice.pick(&[5, 10]),
+        pre_vote: dice.percent(80),
+        snapshot_count: *dice.pick(&[3, 50, 1000, 10_000]),
+        snapshot_catchup_entries: *dice.pick(&[0, 10, 5000]),
+        flush_interval: Duration::from_millis(*dice.pick(&[1, 20, 100, 1000])),
+        pending_bytes_max: *dice.pick(&[8 << 10, 256 << 10, 64 << 20]),
+        cache_bytes: *dice.pick(&[64 << 10, 1 << 20, 64 << 20]),
+        wal_segment_bytes: *dice.pick(&[4 << 10, 32 << 10, 1 << 20, 64_000_000]),
+        log_memory_bytes: *dice.pick(&[4 << 10, 1 << 20, 64 << 20]),
+        compaction_batch_rows: *dice.pick(&[1, 10, 1000]),
+        compaction_interval: Duration::from_millis(*dice.pick(&[1, 10, 200])),
+        unsafe_no_fsync: options.unsafe_no_fsync,
+        ..defaults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_a_function_of_the_seed_and_seeds_differ() {
+        let shape = |seed| {
+            let plan = Plan::draw(&Options::new(seed));
+            let clients: Vec<_> = plan.clients.iter().map(|workload| workload.name()).collect();
+            let faults: Vec<_> = plan.faults.iter().map(|fault| fault.name()).collect();
+            (clients, faults, format!("{:?} {:?}", plan.limits, plan.client_options))
+        };
+        assert_eq!(shape(5), shape(5));
+        let distinct: std::collections::BTreeSet<_> = (0..50).map(shape).collect();
+        assert_eq!(distinct.len(), 50);
+    }
+
+    #[test]
+    fn every_fault_and_workload_is_drawn_and_every_plan_crashes() {
+        let (mut faults, mut clients) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+        for seed in 0..100 {
+            let plan = Plan::draw(&Options::new(seed));
+            assert!(plan.faults.iter().any(|fault| ["kill", "crash_in_call"].contains(&fault.name())));
+            faults.extend(plan.faults.iter().map(|fault| fault.name()));
+            clients.extend(plan.clients.iter().map(|workload| workload.name()));
+        }
+        assert_eq!(faults.len(), crate::faults::ALL.len());
+        assert_eq!(clients.len(), crate::workloads::ALL.len());
+    }
+}

@@ -1,0 +1,116 @@
+//! Many seeds, on several threads, and what they add up to.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Options, Report, run};
+use crate::world::disk::DiskCounters;
+use crate::world::lock;
+
+/// What many runs add up to.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Runs.
+    pub runs: u64,
+    /// Simulated seconds.
+    pub seconds: f64,
+    /// Answered operations.
+    pub acked: u64,
+    /// Operations of unknown outcome.
+    pub unknown: u64,
+    /// What happened on disks.
+    pub disk: DiskCounters,
+    /// Recoveries that cut a torn tail.
+    pub cut_tails: u64,
+    /// Strikes of each fault.
+    pub strikes: BTreeMap<&'static str, u64>,
+    /// Marks reached.
+    pub marks: BTreeMap<&'static str, u64>,
+    /// Log lines by level and text.
+    pub log_counts: BTreeMap<String, u64>,
+    /// The runs that found something.
+    pub failed: Vec<Report>,
+    /// Trace hash of each seed.
+    pub hashes: BTreeMap<u64, u64>,
+}
+
+impl Tally {
+    /// Adds a run.
+    pub fn add(&mut self, report: Report) {
+        self.runs += 1;
+        self.seconds += report.seconds;
+        self.acked += report.acked;
+        self.unknown += report.unknown;
+        self.disk += report.disk;
+        self.cut_tails += report.cut_tails();
+        self.hashes.insert(report.seed, report.hash);
+        for (fault, count) in &report.strikes {
+            *self.strikes.entry(fault).or_default() += count;
+        }
+        for (mark, count) in &report.marks {
+            *self.marks.entry(mark).or_default() += count;
+        }
+        for (text, count) in &report.log_counts {
+            *self.log_counts.entry(text.clone()).or_default() += count;
+        }
+        if !report.is_good() {
+            self.failed.push(report);
+        }
+    }
+
+    /// Percent of the crashes that really lost or tore unsynced bytes.
+    pub fn lossy_percent(&self) -> f64 {
+        100.0 * self.disk.crashes_with_loss as f64 / self.disk.crashes.max(1) as f64
+    }
+
+    /// The final table.
+    pub fn table(&self) -> String {
+        let mut rows = vec![
+            ("runs".to_owned(), self.runs.to_string()),
+            ("simulated seconds".to_owned(), format!("{:.0}", self.seconds)),
+            ("operations answered".to_owned(), self.acked.to_string()),
+            ("operations of unknown outcome".to_owned(), self.unknown.to_string()),
+            ("crashes".to_owned(), self.disk.crashes.to_string()),
+            (
+                "crashes that lost or tore unsynced bytes".to_owned(),
+                format!("{} ({:.0} %)", self.disk.crashes_with_loss, self.lossy_percent()),
+            ),
+            ("crashes that tore a sector".to_owned(), self.disk.crashes_with_torn_sectors.to_string()),
+            ("crashes that lost a name".to_owned(), self.disk.crashes_with_lost_names.to_string()),
+            ("recoveries that cut a tail".to_owned(), self.cut_tails.to_string()),
+        ];
+        rows.extend(self.strikes.iter().map(|(fault, count)| (format!("fault {fault}"), count.to_string())));
+        rows.extend(self.marks.iter().map(|(mark, count)| (format!("mark {mark}"), count.to_string())));
+        let loud = self.log_counts.iter().filter(|(text, _)| text.starts_with("ERROR") || text.starts_with("WARN"));
+        rows.extend(loud.map(|(text, count)| (format!("log {text}"), count.to_string())));
+        rows.push(("failed".to_owned(), self.failed.len().to_string()));
+        let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).min(72);
+        rows.iter().map(|(name, value)| format!("{name:<width$}  {value}\n")).collect()
+    }
+}
+
+/// Runs `options` with each seed of `seeds` on `jobs` threads. `on_report` hears of each run as it ends (in any order).
+pub fn soak(seeds: std::ops::Range<u64>, jobs: usize, options: &Options, on_report: impl Fn(&Report) + Sync) -> Tally {
+    let next = AtomicU64::new(seeds.start);
+    let tally = Mutex::new(Tally::default());
+    #[expect(clippy::disallowed_methods, reason = "outside the simulated world")]
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let report = run(&Options { seed, ..options.clone() });
+                    on_report(&report);
+                    lock(&tally).add(report);
+                }
+            });
+        }
+    });
+    let mut tally = tally.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    tally.failed.sort_by_key(|report| report.seed);
+    tally
+}

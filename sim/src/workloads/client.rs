@@ -1,0 +1,251 @@
+//! A client: one gRPC connection at a time to one member, with a timeout on each call, recording everything.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_client::Connection;
+use quorate_proto::etcdserverpb as pb;
+use quorate_proto::etcdserverpb::kv_client::KvClient;
+use quorate_runtime::Rt;
+use quorate_types::Error;
+
+use crate::faults::Stage;
+use crate::history::{Answer, Outcome, Recorder, Request};
+use crate::world::clock;
+use crate::world::dice::Dice;
+use crate::world::lock;
+
+/// How a client behaves.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// Mean pause between two calls.
+    pub think: Duration,
+    /// How long a call may take.
+    pub timeout: Duration,
+    /// So many keys exist.
+    pub keys: u64,
+    /// Most bytes of padding in a value.
+    pub padding_bytes_max: u64,
+}
+
+/// What all clients together have learned; a workload may aim with it.
+#[derive(Debug, Default)]
+pub struct Knowledge {
+    /// Highest revision in any header.
+    pub revision: i64,
+    /// Highest revision whose compaction was asked for.
+    pub compacted: i64,
+    /// Values written so far.
+    values: u64,
+    /// Flips a byte in this one.
+    pub flip_value: Option<u64>,
+}
+
+/// One client.
+pub struct Client {
+    /// Its number.
+    pub number: u64,
+    /// Its own dice.
+    pub dice: Dice,
+    /// The record.
+    pub recorder: Recorder,
+    /// How it behaves.
+    pub options: ClientOptions,
+    /// What is known.
+    pub knowledge: Arc<Mutex<Knowledge>>,
+    stage: Arc<Stage>,
+    rt: Rt,
+    kv: Option<(Connection, KvClient<Connection>)>,
+    marks: u64,
+}
+
+impl Client {
+    /// Client `number` on the runtime of its machine.
+    pub fn new(
+        number: u64,
+        rt: Rt,
+        stage: Arc<Stage>,
+        recorder: Recorder,
+        knowledge: Arc<Mutex<Knowledge>>,
+        options: ClientOptions,
+    ) -> Self {
+        let dice = stage.world.dice(&format!("client {number}"));
+        Self { number, dice, recorder, options, knowledge, stage, rt, kv: None, marks: 0 }
+    }
+
+    /// False once the stage is over.
+    pub fn goes_on(&self) -> bool {
+        !self.stage.is_over()
+    }
+
+    /// Pauses for about the thinking time, or until the stage is over.
+    pub async fn think(&mut self) {
+        let mean_ns = self.options.think.as_nanos() as u64;
+        let pause = Duration::from_nanos(self.dice.between(mean_ns / 4, mean_ns * 7 / 4));
+        self.stage.pause(pause).await;
+    }
+
+    /// A key of the shared key space.
+    pub fn key(&mut self) -> Bytes {
+        key_name(self.dice.below(self.options.keys))
+    }
+
+    /// A mark that no other operation has; the beginning of every value of one operation.
+    pub fn mark(&mut self) -> String {
+        self.marks += 1;
+        format!("c{}.{}", self.number, self.marks)
+    }
+
+    /// A value that no other put has: the operation's mark, a part number, and some padding.
+    pub fn value(&mut self, mark: &str, part: u64) -> Bytes {
+        let mut value = format!("{mark}/{part}").into_bytes();
+        let mut padding = self.dice.below(64);
+        if self.dice.percent(3) {
+            padding = self.dice.magnitude(1, self.options.padding_bytes_max);
+        }
+        value.push(b'/');
+        value.resize(value.len() + padding as usize, b'a' + (part % 26) as u8);
+        let mut knowledge = lock(&self.knowledge);
+        knowledge.values += 1;
+        if knowledge.flip_value == Some(knowledge.values) {
+            let last = value.last_mut().expect("it has a mark");
+            *last ^= 1;
+        }
+        value.into()
+    }
+
+    /// The highest revision that anyone has seen.
+    pub fn newest_revision(&self) -> i64 {
+        lock(&self.knowledge).revision
+    }
+
+    /// A put of a fresh value.
+    pub async fn put(&mut self, key: Bytes) -> Outcome {
+        let mark = self.mark();
+        let value = self.value(&mark, 0);
+        self.call(Request::Put(pb::PutRequest { key, value, ..Default::default() })).await
+    }
+
+    /// A linearizable read of the newest revision of a range.
+    pub async fn read(&mut self, key: Bytes, range_end: Bytes) -> Outcome {
+        self.call(Request::Range(pb::RangeRequest { key, range_end, ..Default::default() })).await
+    }
+
+    /// Calls, and records request and outcome.
+    pub async fn call(&mut self, request: Request) -> Outcome {
+        let mut kv = self.connect().await;
+        let ticket = self.recorder.begin(self.number, request.clone());
+        let answering = async {
+            Ok::<_, tonic::Status>(match request {
+                Request::Range(range) => Answer::Range(kv.range(range).await?.into_inner()),
+                Request::Put(put) => Answer::Put(kv.put(put).await?.into_inner()),
+                Request::Delete(delete) => Answer::Delete(kv.delete_range(delete).await?.into_inner()),
+                Request::Txn(txn) => Answer::Txn(kv.txn(txn).await?.into_inner()),
+                Request::Compact(compact) => Answer::Compact(kv.compact(compact).await?.into_inner()),
+            })
+        };
+        let result = within(self.options.timeout, answering).await;
+        self.finish(ticket, result)
+    }
+
+    /// A range through RangeStream, put together again and recorded as a range.
+    pub async fn stream(&mut self, range: pb::RangeRequest) -> Outcome {
+        let mut kv = self.connect().await;
+        let ticket = self.recorder.begin(self.number, Request::Range(range.clone()));
+        let answering = async {
+            let mut chunks = kv.range_stream(range).await?.into_inner();
+            let mut whole = pb::RangeResponse::default();
+            while let Some(chunk) = chunks.message().await? {
+                let Some(chunk) = chunk.range_response else { continue };
+                whole.kvs.extend(chunk.kvs);
+                whole.header = chunk.header.or(whole.header);
+                whole.more |= chunk.more;
+                whole.count = whole.count.max(chunk.count);
+            }
+            Ok(Answer::Range(whole))
+        };
+        let result = within(self.options.timeout, answering).await;
+        self.finish(ticket, result)
+    }
+
+    fn finish(&mut self, ticket: crate::history::Ticket, result: Option<Result<Answer, tonic::Status>>) -> Outcome {
+        let outcome = match result {
+            Some(Ok(answer)) => {
+                let mut knowledge = lock(&self.knowledge);
+                knowledge.revision = knowledge.revision.max(answer.revision());
+                Outcome::Answered(answer)
+            }
+            Some(Err(status)) => self.classify(&status),
+            None => Outcome::Unknown,
+        };
+        if outcome == Outcome::Unknown {
+            // The connection may be half-open: a new one tells.
+            self.kv = None;
+        }
+        self.recorder.end(ticket, outcome.clone());
+        outcome
+    }
+
+    fn classify(&self, status: &tonic::Status) -> Outcome {
+        if matches!(status.code(), tonic::Code::DataLoss | tonic::Code::Unimplemented) {
+            self.stage.cluster.complain(format!("client {} was told {status:?}", self.number));
+        }
+        let promises_nothing_was_done = REFUSALS
+            .iter()
+            .any(|error| error.message() == status.message() && error.code() as i32 == status.code() as i32);
+        if promises_nothing_was_done {
+            Outcome::Refused { code: status.code() as i32, message: status.message().to_owned() }
+        } else {
+            Outcome::Unknown
+        }
+    }
+
+    /// The connection; makes one if need be, as often as it takes.
+    async fn connect(&mut self) -> KvClient<Connection> {
+        loop {
+            if let Some((connection, kv)) = &self.kv
+                && !connection.is_closed()
+            {
+                return kv.clone();
+            }
+            let members = &self.stage.cluster.members;
+            let address = self.dice.pick(members).client_address();
+            let connecting = Connection::connect(&self.rt, address);
+            if let Some(Ok(connection)) = within(self.options.timeout, connecting).await {
+                let kv = KvClient::with_origin(connection.clone(), connection.origin());
+                self.kv = Some((connection, kv));
+            } else {
+                let pause_ms = self.dice.between(20, 300);
+                clock::sleep(Duration::from_millis(pause_ms)).await;
+            }
+        }
+    }
+}
+
+/// Errors that promise that nothing was changed, and that the checkers can judge. (`NoSpace` may come from a write that was
+/// applied.)
+const REFUSALS: &[Error] = &[
+    Error::EmptyKey,
+    Error::KeyNotFound,
+    Error::ValueProvided,
+    Error::LeaseProvided,
+    Error::TooManyOps,
+    Error::DuplicateKey,
+    Error::Compacted,
+    Error::FutureRev,
+    Error::LeaseNotFound,
+];
+
+/// The name of key number `number`.
+pub fn key_name(number: u64) -> Bytes {
+    format!("k{number:03}").into()
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    quorate_runtime::select! {
+        biased;
+        result = work => Some(result),
+        () = clock::sleep(limit) => None,
+    }
+}

@@ -1,0 +1,41 @@
+//! What clients do while faults happen. One file a workload; [`ALL`] is the list.
+//!
+//! A workload is a loop of one client until the stage is over: think, call, remember. It never judges: every call is recorded,
+//! and the checkers judge the record. Values are unique, so that what is seen can be traced to who wrote it.
+
+mod batches;
+mod client;
+mod compaction;
+mod ranges;
+mod refusals;
+mod register;
+pub mod tap;
+mod txns;
+
+use quorate_runtime::BoxFuture;
+
+use crate::world::dice::Dice;
+
+pub use client::{Client, ClientOptions, Knowledge};
+
+/// What one client does.
+pub trait Workload: Send + Sync {
+    /// Its name, as in a report.
+    fn name(&self) -> &'static str;
+
+    /// Calls until `client.goes_on()` is false.
+    fn run<'a>(&'a self, client: &'a mut Client) -> BoxFuture<'a, ()>;
+}
+
+/// Makes a workload with drawn odds.
+pub type Make = fn(&mut Dice) -> Box<dyn Workload>;
+
+/// Every workload, by name.
+pub const ALL: &[(&str, Make)] = &[
+    ("register", |dice| Box::new(register::Register::draw(dice))),
+    ("ranges", |dice| Box::new(ranges::Ranges::draw(dice))),
+    ("txns", |dice| Box::new(txns::Txns::draw(dice))),
+    ("batches", |dice| Box::new(batches::Batches::draw(dice))),
+    ("compaction", |dice| Box::new(compaction::Compaction::draw(dice))),
+    ("refusals", |_| Box::new(refusals::Refusals)),
+];

@@ -1,0 +1,331 @@
+//! Members and clients on their machines: starting, stopping, killing, pausing.
+//!
+//! A member machine has a name, an address, a disk and a clock that outlive its processes. A process is one start of the real
+//! member with its real gRPC server on a simulated listener, on a madsim node of its own. Nothing in the product knows.
+//!
+//! What a member does of its own accord and must not (a start that fails, a stop that nobody asked for) becomes a complaint,
+//! unless the simulator itself had failed its disk; then the machine's supervisor just starts it again.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use madsim::runtime::{Handle, NodeHandle};
+use quorate_member::{Member, MemberConfig, StopReason};
+use quorate_runtime::Rt;
+use quorate_runtime::net::{Address, ListenOptions, Net as _};
+use quorate_runtime::sync::watch;
+
+use crate::world::clock::{self, MachineClock, SimTime};
+use crate::world::disk::{Crash, SimDisk};
+use crate::world::net::MachineId;
+use crate::world::runtime::SimRuntime;
+use crate::world::trace::Event;
+use crate::world::{World, lock};
+
+/// What of a member's settings a run may choose.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// How many reactors a process believes to have.
+    pub reactors: usize,
+    /// Changes settings of every start.
+    pub settings: MemberConfig,
+}
+
+/// The members of a run.
+pub struct Cluster {
+    world: Arc<World>,
+    /// Its members, in order of their numbers.
+    pub members: Vec<Arc<MemberMachine>>,
+    complaints: Mutex<Vec<String>>,
+    crashes: Mutex<Vec<SimTime>>,
+}
+
+/// A machine that runs a member.
+pub struct MemberMachine {
+    world: Arc<World>,
+    /// Its name, as in `--name`.
+    pub name: String,
+    /// Its number in the network.
+    pub machine: MachineId,
+    /// Its disk.
+    pub disk: Arc<SimDisk>,
+    /// Its clock.
+    pub clock: Arc<MachineClock>,
+    address: SocketAddr,
+    limits: Limits,
+    state: Mutex<MachineState>,
+}
+
+#[derive(Default)]
+struct MachineState {
+    process: Option<Process>,
+    starts: u64,
+}
+
+struct Process {
+    number: u64,
+    node: NodeHandle,
+    member: Option<Member>,
+    shutdown: Option<watch::Sender<bool>>,
+    paused_since: Option<SimTime>,
+    /// It exited by itself; its disk is no longer its own.
+    exited: bool,
+}
+
+/// How long the supervisor waits before it starts a process again that exited by itself.
+const SUPERVISOR_PAUSE: Duration = Duration::from_millis(500);
+
+const CLIENT_PORT: u16 = 2379;
+
+impl Cluster {
+    /// Machines for `count` members, all off.
+    pub fn new(world: &Arc<World>, count: u64, limits: &Limits) -> Arc<Self> {
+        let members = (1..=count).map(|number| {
+            let name = format!("m{number}");
+            let ip = IpAddr::V4(Ipv4Addr::new(10, 0, 0, number as u8));
+            world.net.add_machine(number, &name, ip);
+            let mut dice = world.dice(&format!("machine {name}"));
+            let clock = Arc::new(MachineClock::new(Duration::from_nanos(dice.between(1, 1_000_000_000_000))));
+            let address = SocketAddr::new(ip, CLIENT_PORT);
+            let mut limits = limits.clone();
+            let config = MemberConfig::single(
+                &name,
+                Path::new("/var/lib/member.etcd"),
+                &format!("http://{ip}:2380"),
+                &format!("http://{address}"),
+            );
+            limits.settings = MemberConfig {
+                name: config.name,
+                data_dir: config.data_dir,
+                initial_cluster: config.initial_cluster,
+                advertise_peer_urls: config.advertise_peer_urls,
+                advertise_client_urls: config.advertise_client_urls,
+                ..limits.settings
+            };
+            Arc::new(MemberMachine {
+                world: Arc::clone(world),
+                machine: number,
+                disk: SimDisk::new(number, dice.fork("disk"), world.trace.clone()),
+                clock,
+                name,
+                address,
+                limits,
+                state: Mutex::default(),
+            })
+        });
+        let members = members.collect();
+        Arc::new(Self { world: Arc::clone(world), members, complaints: Mutex::default(), crashes: Mutex::default() })
+    }
+
+    /// Starts `machine`'s member unless it runs.
+    pub fn start(self: &Arc<Self>, machine: &Arc<MemberMachine>) {
+        let mut state = lock(&machine.state);
+        if state.process.is_some() {
+            return;
+        }
+        state.starts += 1;
+        let number = state.starts;
+        self.world.tell(format!("{} starts (process {number})", machine.name));
+        self.world.trace.note(Event::Fault, &[machine.machine, number], b"start");
+        self.world.net.power_returned(machine.machine);
+        let node = Handle::current().create_node().name(format!("{}.{number}", machine.name)).build();
+        let runtime: Rt = Arc::new(SimRuntime {
+            machine: machine.machine,
+            node: node.clone(),
+            clock: Arc::clone(&machine.clock),
+            disk: machine.disk.begin_process(),
+            net: Arc::clone(&self.world.net),
+            dice: Mutex::new(self.world.dice(&format!("{} process {number}", machine.name))),
+            trace: self.world.trace.clone(),
+            reactors: machine.limits.reactors,
+        });
+        node.spawn(live(Arc::clone(self), Arc::clone(machine), runtime, number));
+        state.process = Some(Process { number, node, member: None, shutdown: None, paused_since: None, exited: false });
+    }
+
+    /// Kills `machine`'s process, if there is one. False if there was none.
+    pub fn kill(&self, machine: &MemberMachine, crash: Crash) -> bool {
+        let Some(process) = lock(&machine.state).process.take() else { return false };
+        // A paused process stood still since then: none of its later calls happened.
+        let at = process.paused_since.unwrap_or_else(clock::now);
+        // First the disk and the network, so that nothing that a task's drop does gets through; then the tasks.
+        machine.disk.end_process(crash, at);
+        match crash {
+            Crash::Process => self.world.net.process_died(machine.machine),
+            Crash::Power => self.world.net.power_failed(machine.machine),
+        }
+        let handle = Handle::current();
+        if process.paused_since.is_some() {
+            // Tasks that were set aside would be dropped inside the executor's lock.
+            handle.resume(process.node.id());
+        }
+        handle.kill(process.node.id());
+        self.world.tell(format!("{} dies: {crash:?}", machine.name));
+        self.world.trace.note(Event::Fault, &[machine.machine, process.number], b"kill");
+        lock(&self.crashes).push(clock::now());
+        true
+    }
+
+    /// Asks `machine`'s member to stop, and waits until it has, or gives up and kills it. False if it had to be killed.
+    pub async fn stop(&self, machine: &MemberMachine) -> bool {
+        let (member, shutdown) = match &mut lock(&machine.state).process {
+            Some(process) => (process.member.clone(), process.shutdown.take()),
+            None => return true,
+        };
+        let Some(member) = member else {
+            self.kill(machine, Crash::Process);
+            return false;
+        };
+        if let Some(shutdown) = shutdown {
+            shutdown.send_replace(true);
+        }
+        member.stop();
+        let limit = Duration::from_secs(30);
+        let stopped = quorate_runtime::select! {
+            biased;
+            _ = member.stopped() => true,
+            () = clock::sleep(limit) => false,
+        };
+        if !stopped {
+            self.complain(format!("{} does not stop within {limit:?} of being asked", machine.name));
+        }
+        drop(member);
+        // The process ends; what it left in the page cache stays there.
+        self.kill(machine, Crash::Process);
+        stopped
+    }
+
+    /// Stops `machine`'s process where it stands (SIGSTOP).
+    pub fn pause(&self, machine: &MemberMachine) {
+        if let Some(process) = &mut lock(&machine.state).process
+            && process.paused_since.is_none()
+        {
+            process.paused_since = Some(clock::now());
+            Handle::current().pause(process.node.id());
+            self.world.tell(format!("{} is paused", machine.name));
+        }
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn resume(&self, machine: &MemberMachine) {
+        if let Some(process) = &mut lock(&machine.state).process
+            && process.paused_since.take().is_some()
+        {
+            Handle::current().resume(process.node.id());
+            self.world.tell(format!("{} goes on", machine.name));
+        }
+    }
+
+    /// Notes that a member did what it must not.
+    pub fn complain(&self, complaint: String) {
+        self.world.tell(format!("COMPLAINT: {complaint}"));
+        lock(&self.complaints).push(complaint);
+    }
+
+    /// Every complaint so far.
+    pub fn complaints(&self) -> Vec<String> {
+        lock(&self.complaints).clone()
+    }
+
+    /// When members were killed.
+    pub fn crashes(&self) -> Vec<SimTime> {
+        lock(&self.crashes).clone()
+    }
+
+    /// A process ended by itself. If the simulator had failed its disk, it is started again after a pause; else it is a
+    /// complaint.
+    async fn exited(self: &Arc<Self>, machine: &Arc<MemberMachine>, number: u64, how: String) {
+        self.world.tell(format!("{} {how}", machine.name));
+        let excused = machine.disk.is_fuse_blown() || machine.disk.counters().errors > 0;
+        if !excused {
+            self.complain(format!("{} {how}", machine.name));
+        }
+        if let Some(process) = &mut lock(&machine.state).process {
+            process.exited |= process.number == number;
+        }
+        if machine.disk.is_fuse_blown() {
+            // Whoever lit the fuse kills and starts.
+            return;
+        }
+        let (cluster, machine) = (Arc::clone(self), Arc::clone(machine));
+        madsim::runtime::Handle::current().create_node().name("supervisor").build().spawn(async move {
+            clock::sleep(SUPERVISOR_PAUSE).await;
+            let still_exited =
+                lock(&machine.state).process.as_ref().is_some_and(|process| process.number == number && process.exited);
+            if still_exited {
+                cluster.kill(&machine, Crash::Process);
+                cluster.start(&machine);
+            }
+        });
+    }
+}
+
+/// The life of one member process.
+async fn live(cluster: Arc<Cluster>, machine: Arc<MemberMachine>, rt: Rt, number: u64) {
+    let member = match Member::start(Rt::clone(&rt), machine.limits.settings.clone()).await {
+        Ok(member) => member,
+        Err(error) => return cluster.exited(&machine, number, format!("cannot start: {error}")).await,
+    };
+    let (shutdown, asked) = watch::channel(false);
+    if let Some(process) = &mut lock(&machine.state).process {
+        process.member = Some(member.clone());
+        process.shutdown = Some(shutdown);
+    }
+    member.ready().await;
+    match rt.listen(Address::Tcp(machine.address), ListenOptions::default()).await {
+        Ok(listener) => {
+            let service = quorate_api::service(Rt::clone(&rt), member.clone(), quorate_api::ApiOptions::default());
+            rt.spawn(Box::pin(quorate_api::serve(Rt::clone(&rt), listener, service, asked)));
+        }
+        Err(error) => {
+            member.stop();
+            return cluster.exited(&machine, number, format!("cannot listen: {error}")).await;
+        }
+    }
+    if let StopReason::Failed(reason) = member.stopped().await {
+        cluster.exited(&machine, number, format!("stopped by itself: {reason}")).await;
+    }
+}
+
+impl MemberMachine {
+    /// Where its clients connect.
+    pub fn client_address(&self) -> Address {
+        Address::Tcp(self.address)
+    }
+
+    /// True if a process exists (it may be starting, or paused).
+    pub fn is_running(&self) -> bool {
+        lock(&self.state).process.is_some()
+    }
+
+    /// How often its member was started.
+    pub fn starts(&self) -> u64 {
+        lock(&self.state).starts
+    }
+}
+
+/// A machine for client number `client`, and the runtime of its one process, which lives as long as the run.
+pub fn client_runtime(world: &Arc<World>, client: u64) -> Rt {
+    let machine = 100 + client;
+    let name = format!("c{client}");
+    let address = IpAddr::V4(Ipv4Addr::new(10, 0, 1, client as u8));
+    world.net.add_machine(machine, &name, address);
+    let disk = SimDisk::new(machine, world.dice(&format!("disk of {name}")), world.trace.clone());
+    Arc::new(SimRuntime {
+        machine,
+        node: Handle::current().create_node().name(name.clone()).build(),
+        clock: Arc::new(MachineClock::new(Duration::from_secs(1))),
+        disk: disk.begin_process(),
+        net: Arc::clone(&world.net),
+        dice: Mutex::new(world.dice(&name)),
+        trace: world.trace.clone(),
+        reactors: 1,
+    })
+}
+
+/// The machine number of client `client`.
+pub fn client_machine(client: u64) -> MachineId {
+    100 + client
+}

@@ -1,0 +1,65 @@
+//! What was asked of the disk and is not durable yet.
+
+use crate::world::clock::SimTime;
+use crate::world::dice::Dice;
+
+/// A change with the time that it takes: it had not begun before `start`, and is done from `end` on.
+#[derive(Clone, Debug)]
+pub struct Pending<C> {
+    /// When the call begins.
+    pub start: SimTime,
+    /// When it returns.
+    pub end: SimTime,
+    /// What it does.
+    pub change: C,
+}
+
+/// Takes out of `pending` what a sync has made durable by `at`, in order: for each finished sync, the changes asked for before
+/// it that had ended when it began. (A change that another thread was still making is not covered.)
+pub fn take_durable<C>(
+    pending: &mut Vec<Pending<C>>,
+    at: SimTime,
+    is_sync: impl Fn(&C) -> bool,
+    mut make_durable: impl FnMut(C),
+) {
+    while let Some(position) = pending.iter().position(|item| is_sync(&item.change) && item.end <= at) {
+        let sync = pending.remove(position);
+        let mut rest = Vec::with_capacity(pending.len());
+        for (index, item) in pending.drain(..).enumerate() {
+            if index < position && !is_sync(&item.change) && item.end <= sync.start {
+                make_durable(item.change);
+            } else {
+                rest.push(item);
+            }
+        }
+        *pending = rest;
+    }
+}
+
+/// How a crash treats what was not synced; drawn for each file or directory, so that all extremes are met often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    /// Everything reached the disk just in time.
+    Keep,
+    /// Nothing did.
+    Lose,
+    /// Any subset: each part is lost with this chance, torn with that one (percent).
+    Mix {
+        /// Percent of parts that are lost.
+        lose: u64,
+        /// Percent of the others that are torn.
+        tear: u64,
+    },
+}
+
+impl Mood {
+    /// Draws one.
+    pub fn draw(dice: &mut Dice) -> Self {
+        match dice.below(10) {
+            0 => Mood::Keep,
+            1 | 2 => Mood::Lose,
+            3 => Mood::Mix { lose: 50, tear: 0 },
+            _ => Mood::Mix { lose: *dice.pick(&[5, 30, 70]), tear: *dice.pick(&[0, 10, 60]) },
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What an operator asks of one member: its status, the cluster's alarms.
+
+use std::sync::Arc;
+
+use quorate_member::SERVER_VERSION;
+use quorate_proto::etcdserverpb::{
+    AlarmMember, AlarmRequest, AlarmResponse, DowngradeInfo, InternalRaftRequest, ResponseHeader, StatusRequest,
+    StatusResponse,
+};
+use quorate_store::Response;
+use quorate_types::Error;
+use tonic::Status;
+
+use crate::kv::unexpected;
+use crate::service::Api;
+
+impl Api {
+    /// Maintenance.Status. Answered by every member for itself, also by a learner or without a leader.
+    pub async fn status(self: Arc<Self>, _: StatusRequest) -> Result<StatusResponse, Status> {
+        let raft = self.member.raft_status();
+        let view = self.member.view();
+        let mut header = Some(ResponseHeader { revision: view.revision().0, ..Default::default() });
+        self.fill(&mut header);
+        let leaderless = raft.leader.is_none().then(|| Error::NoLeader.message().to_owned());
+        let errors = leaderless.into_iter().chain(view.alarms().iter().map(alarm_text)).collect();
+        Ok(StatusResponse {
+            header,
+            version: SERVER_VERSION.to_owned(),
+            db_size: clamped(view.db_size_bytes()),
+            leader: raft.leader.map_or(0, |leader| leader.0),
+            raft_index: raft.committed.0,
+            raft_term: raft.term.0,
+            raft_applied_index: raft.applied.0,
+            errors,
+            db_size_in_use: clamped(view.db_size_in_use_bytes()),
+            is_learner: raft.is_learner,
+            // What is stored is always in the form of the cluster's version.
+            storage_version: view.cluster_version().unwrap_or_default().to_owned(),
+            // etcd shows the flag's value, which is negative where there is no quota.
+            db_size_quota: self.member.config().quota_bytes.map_or(-1, clamped),
+            downgrade_info: Some(DowngradeInfo::default()),
+        })
+    }
+
+    /// Maintenance.Alarm. Also a question travels through the log, as in etcd.
+    pub async fn alarm(self: Arc<Self>, request: AlarmRequest) -> Result<AlarmResponse, Status> {
+        match self.propose(InternalRaftRequest { alarm: Some(request), ..Default::default() }).await? {
+            Response::Alarm(mut response) => {
+                self.fill(&mut response.header);
+                Ok(response)
+            }
+            other => Err(unexpected("alarm request", &other)),
+        }
+    }
+}
+
+/// An alarm as protobuf prints it.
+fn alarm_text(raised: &AlarmMember) -> String {
+    format!("memberID:{} alarm:{}", raised.member_id, raised.alarm().as_str_name())
+}
+
+fn clamped(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::etcdserverpb::AlarmType;
+
+    use super::*;
+
+    #[test]
+    fn alarms_are_told_as_etcd_prints_them() {
+        let raised = AlarmMember { member_id: 10501334649042878790, alarm: AlarmType::Nospace as i32 };
+        assert_eq!(alarm_text(&raised), "memberID:10501334649042878790 alarm:NOSPACE");
+    }
+}

@@ -1,0 +1,98 @@
+//! The gRPC methods that this server answers. What is not in this table is unimplemented.
+
+/// How many messages go each way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One there, one back.
+    Unary,
+    /// One there, many back.
+    ServerStream,
+}
+
+impl Kind {
+    /// As the metrics name it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Kind::Unary => "unary",
+            Kind::ServerStream => "server_stream",
+        }
+    }
+}
+
+macro_rules! methods {
+    ($($variant:ident $service:literal $name:literal $kind:ident;)*) => {
+        /// A method.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Method {
+            $(#[doc = concat!($service, "/", $name)] $variant,)*
+        }
+
+        impl Method {
+            /// All methods; each one's place is its number.
+            pub const ALL: &[Method] = &[$(Method::$variant,)*];
+
+            /// The method at an HTTP path.
+            pub fn from_path(path: &str) -> Option<Method> {
+                match path {
+                    $(concat!("/", $service, "/", $name) => Some(Method::$variant),)*
+                    _ => None,
+                }
+            }
+
+            /// Package and name of its service.
+            pub const fn service(self) -> &'static str {
+                match self {
+                    $(Method::$variant => $service,)*
+                }
+            }
+
+            /// Its name within the service.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Method::$variant => $name,)*
+                }
+            }
+
+            /// How many messages go each way.
+            pub const fn kind(self) -> Kind {
+                match self {
+                    $(Method::$variant => Kind::$kind,)*
+                }
+            }
+        }
+    };
+}
+
+methods! {
+    Range "etcdserverpb.KV" "Range" Unary;
+    RangeStream "etcdserverpb.KV" "RangeStream" ServerStream;
+    Put "etcdserverpb.KV" "Put" Unary;
+    DeleteRange "etcdserverpb.KV" "DeleteRange" Unary;
+    Txn "etcdserverpb.KV" "Txn" Unary;
+    Compact "etcdserverpb.KV" "Compact" Unary;
+    MemberList "etcdserverpb.Cluster" "MemberList" Unary;
+    Alarm "etcdserverpb.Maintenance" "Alarm" Unary;
+    Status "etcdserverpb.Maintenance" "Status" Unary;
+}
+
+/// True if some method of `service` is answered here.
+pub fn knows_service(service: &str) -> bool {
+    Method::ALL.iter().any(|method| method.service() == service)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lead_to_their_methods() {
+        for (number, method) in Method::ALL.iter().enumerate() {
+            assert_eq!(*method as usize, number);
+            assert_eq!(Method::from_path(&format!("/{}/{}", method.service(), method.name())), Some(*method));
+            assert!(knows_service(method.service()));
+        }
+        assert_eq!(Method::from_path("/etcdserverpb.KV/range"), None);
+        assert_eq!(Method::from_path("etcdserverpb.KV/Range"), None);
+        assert!(!knows_service("etcdserverpb.Watch"));
+    }
+}

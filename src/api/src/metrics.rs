@@ -1,0 +1,199 @@
+//! What the API counts. Every handle is made once; a call only adds to counters.
+//!
+//! The names are those of etcd and of the gRPC library under it. Calls that never became a request (unknown method, too
+//! large, not protobuf) are not counted, as there.
+
+use std::sync::Arc;
+
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use tonic::Code;
+
+use crate::method::Method;
+
+/// gRPC's codes by number, as the metrics name them.
+const CODE_NAMES: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+
+/// The API's counters.
+pub struct Metrics {
+    methods: Vec<MethodCounters>,
+    received_bytes: IntCounter,
+    sent_bytes: IntCounter,
+    pub(crate) health_success: IntCounter,
+    pub(crate) health_failures: IntCounter,
+}
+
+struct MethodCounters {
+    started: IntCounter,
+    messages_received: IntCounter,
+    messages_sent: IntCounter,
+    handled: Vec<IntCounter>,
+}
+
+impl Metrics {
+    /// All counters, registered with `registry`, all methods and codes preset to 0.
+    ///
+    /// # Errors
+    /// If `registry` has one of them already.
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let by_method = ["grpc_type", "grpc_service", "grpc_method"];
+        let by_code = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
+        let started = IntCounterVec::new(
+            Opts::new("grpc_server_started_total", "Total number of RPCs started on the server."),
+            &by_method,
+        )?;
+        let handled = IntCounterVec::new(
+            Opts::new(
+                "grpc_server_handled_total",
+                "Total number of RPCs completed on the server, regardless of success or failure.",
+            ),
+            &by_code,
+        )?;
+        let messages_received = IntCounterVec::new(
+            Opts::new("grpc_server_msg_received_total", "Total number of RPC stream messages received on the server."),
+            &by_method,
+        )?;
+        let messages_sent = IntCounterVec::new(
+            Opts::new("grpc_server_msg_sent_total", "Total number of gRPC stream messages sent by the server."),
+            &by_method,
+        )?;
+        for vector in [&started, &handled, &messages_received, &messages_sent] {
+            registry.register(Box::new(vector.clone()))?;
+        }
+        let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let methods = Method::ALL
+            .iter()
+            .map(|method| {
+                let labels = [method.kind().label(), method.service(), method.name()];
+                MethodCounters {
+                    started: started.with_label_values(&labels),
+                    messages_received: messages_received.with_label_values(&labels),
+                    messages_sent: messages_sent.with_label_values(&labels),
+                    handled: CODE_NAMES
+                        .iter()
+                        .map(|code| handled.with_label_values(&[labels[0], labels[1], labels[2], code]))
+                        .collect(),
+                }
+            })
+            .collect();
+        Ok(Self {
+            methods,
+            received_bytes: counter(
+                "etcd_network_client_grpc_received_bytes_total",
+                "The total number of bytes received from grpc clients.",
+            )?,
+            sent_bytes: counter(
+                "etcd_network_client_grpc_sent_bytes_total",
+                "The total number of bytes sent to grpc clients.",
+            )?,
+            health_success: counter("etcd_server_health_success", "The total number of successful health checks")?,
+            health_failures: counter("etcd_server_health_failures", "The total number of failed health checks")?,
+        })
+    }
+
+    /// A call of `method` began with a message of `received_bytes`.
+    pub fn begin(self: &Arc<Self>, method: Method, received_bytes: usize) -> Running {
+        let counters = &self.methods[method as usize];
+        counters.started.inc();
+        counters.messages_received.inc();
+        self.received_bytes.inc_by(received_bytes as u64);
+        Running { metrics: self.clone(), method, finished: false }
+    }
+}
+
+/// A call that goes on. Dropped without having finished, it was cancelled by its client.
+pub struct Running {
+    metrics: Arc<Metrics>,
+    method: Method,
+    finished: bool,
+}
+
+impl Running {
+    /// A message of `bytes` went out.
+    pub fn sent(&self, bytes: usize) {
+        self.metrics.methods[self.method as usize].messages_sent.inc();
+        self.metrics.sent_bytes.inc_by(bytes as u64);
+    }
+
+    /// The call ended with `code`. Only the first ending counts.
+    pub fn finish(&mut self, code: Code) {
+        if !self.finished {
+            self.finished = true;
+            self.metrics.methods[self.method as usize].handled[code as usize].inc();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.finish(Code::Cancelled);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(registry: &Registry, line: &str) -> Option<String> {
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' ').map(str::to_owned))
+    }
+
+    #[test]
+    fn all_methods_and_codes_are_there_from_the_start() {
+        let registry = Registry::new();
+        Metrics::register(&registry).unwrap();
+        for method in Method::ALL {
+            let labels = format!(
+                "grpc_method=\"{}\",grpc_service=\"{}\",grpc_type=\"{}\"",
+                method.name(),
+                method.service(),
+                method.kind().label()
+            );
+            assert_eq!(value(&registry, &format!("grpc_server_started_total{{{labels}}}")).as_deref(), Some("0"));
+            for code in CODE_NAMES {
+                let line = format!("grpc_server_handled_total{{grpc_code=\"{code}\",{labels}}}");
+                assert_eq!(value(&registry, &line).as_deref(), Some("0"), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_is_counted_once_with_how_it_ended() {
+        let registry = Registry::new();
+        let metrics = Arc::new(Metrics::register(&registry).unwrap());
+        let mut fine = metrics.begin(Method::Put, 100);
+        fine.sent(30);
+        fine.finish(Code::Ok);
+        drop(fine);
+        drop(metrics.begin(Method::Put, 10));
+        let labels = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
+        let read = |line: &str| value(&registry, line).unwrap();
+        assert_eq!(read(&format!("grpc_server_started_total{{{labels}}}")), "2");
+        assert_eq!(read(&format!("grpc_server_handled_total{{grpc_code=\"OK\",{labels}}}")), "1");
+        assert_eq!(read(&format!("grpc_server_handled_total{{grpc_code=\"Canceled\",{labels}}}")), "1");
+        assert_eq!(read("etcd_network_client_grpc_received_bytes_total"), "110");
+        assert_eq!(read("etcd_network_client_grpc_sent_bytes_total"), "30");
+    }
+}

@@ -1,0 +1,247 @@
+//! From a listener to calls on a service: the server that everything with an HTTP port runs on.
+//!
+//! 1. [`serve`] accepts. Each connection is handed, still without a stream, to the next reactor in turn; there the stream is
+//!    made, so that the connection and all its requests live on that reactor and wake each other without a system call.
+//! 2. The first bytes tell the protocol: HTTP/2's preface (gRPC with prior knowledge), or HTTP/1.1. Both get the same service.
+//! 3. When `shutdown` turns true (or its sender is gone) the listener closes, connections are told to finish (GOAWAY, or no
+//!    more keep-alive), requests in flight get [`ServerOptions::grace`], and what is still there then is cut off.
+//!
+//! What a client does wrong ends its stream or its connection, and nothing else. Failing accepts (no descriptors left) are
+//! tried again after a pause that doubles, so that they do not spin.
+
+use std::error::Error as StdError;
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::server::conn::auto;
+use quorate_http::{Executor, HyperStream, Timer};
+use quorate_runtime::sync::{mpsc, watch};
+use quorate_runtime::{BoxFuture, Rt, clock, net, select};
+use tower_service::Service;
+
+/// What hyper accepts as an error of a service or a body.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// First pause after a failed accept; it doubles up to [`ACCEPT_PAUSE_MAX`].
+const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// How much of one request may be on its way before the handler reads it.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// The same for all requests of a connection together.
+const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
+/// Request headers: room for a signed token of several kilobytes.
+const HEADERS_BYTES_MAX: u32 = 64 << 10;
+
+/// What an operator may set about connections.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// HTTP/2 streams that one connection may have open (etcd's `--max-concurrent-streams`).
+    pub max_concurrent_streams: u32,
+    /// A connection is pinged when nothing was received for so long (etcd's `--grpc-keepalive-interval`); `None` for never.
+    pub keepalive_interval: Option<Duration>,
+    /// A ping unanswered for so long ends the connection (etcd's `--grpc-keepalive-timeout`).
+    pub keepalive_timeout: Duration,
+    /// How long requests in flight may go on after shutdown was asked for.
+    pub grace: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            max_concurrent_streams: u32::MAX,
+            keepalive_interval: Some(Duration::from_secs(2 * 60 * 60)),
+            keepalive_timeout: Duration::from_secs(20),
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// [`serve_with`] with etcd's default options.
+pub async fn serve<S, B>(rt: Rt, listener: Box<dyn net::Listener>, service: S, shutdown: watch::Receiver<bool>)
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    serve_with(rt, listener, service, shutdown, ServerOptions::default()).await;
+}
+
+/// Serves `service` on every connection that `listener` accepts, until `shutdown` is true. Returns once the last connection
+/// has ended, or its grace is over.
+///
+/// The service is cloned for each request and must take a call at any time: `poll_ready` is not asked (those of tonic and
+/// axum are always ready).
+pub async fn serve_with<S, B>(
+    rt: Rt,
+    mut listener: Box<dyn net::Listener>,
+    service: S,
+    mut shutdown: watch::Receiver<bool>,
+    options: ServerOptions,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let address = listener.local_address();
+    let builder = connection_builder(&rt, &options);
+    let (phase_sender, phase) = watch::channel(Phase::Serving);
+    // Never sent to: each connection holds a sender, so the channel closes when the last one is gone.
+    let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    let mut next_reactor = 0;
+    let mut pause = ACCEPT_PAUSE_MIN;
+    loop {
+        let accepted = select! {
+            biased;
+            // An error means that the sender is gone, and with it whoever could still ask.
+            _ = shutdown.wait_for(|asked| *asked) => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok(incoming) => {
+                pause = ACCEPT_PAUSE_MIN;
+                let start = connection_start(incoming, builder.clone(), service.clone(), phase.clone(), alive.clone());
+                rt.spawn_on(next_reactor, start);
+                next_reactor = (next_reactor + 1) % rt.reactor_count();
+            }
+            Err(error) => {
+                tracing::warn!(%address, %error, pause_ms = pause.as_millis(), "failed to accept a connection; trying again");
+                select! {
+                    biased;
+                    _ = shutdown.wait_for(|asked| *asked) => break,
+                    () = rt.sleep(pause) => {}
+                }
+                pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+            }
+        }
+    }
+    drop(listener);
+    drop(alive);
+    phase_sender.send_replace(Phase::Draining);
+    if clock::timeout(&*rt, options.grace, all_gone.recv()).await.is_err() {
+        tracing::debug!(%address, "cutting off connections that did not end in time");
+        phase_sender.send_replace(Phase::CutOff);
+        all_gone.recv().await;
+    }
+}
+
+/// How far a shutdown is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Serving,
+    /// No new requests; those in flight go on.
+    Draining,
+    /// Connections end now.
+    CutOff,
+}
+
+fn connection_builder(rt: &Rt, options: &ServerOptions) -> auto::Builder<Executor> {
+    let timer = Timer::new(rt.clone());
+    let mut builder = auto::Builder::new(Executor::new(rt.clone()));
+    // No date header: hyper would take it from the host's clock. No limit on the time between two HTTP/1 requests, as etcd.
+    builder.http1().timer(timer.clone()).header_read_timeout(None).auto_date_header(false);
+    builder
+        .http2()
+        .timer(timer)
+        .auto_date_header(false)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(HEADERS_BYTES_MAX)
+        .max_concurrent_streams(options.max_concurrent_streams)
+        .keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout);
+    builder
+}
+
+/// What runs on the reactor that gets the connection.
+fn connection_start<S, B>(
+    incoming: Box<dyn net::Incoming>,
+    builder: auto::Builder<Executor>,
+    service: S,
+    phase: watch::Receiver<Phase>,
+    alive: mpsc::Sender<()>,
+) -> Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    Box::new(move || {
+        Box::pin(async move {
+            let peer = incoming.peer_address();
+            match incoming.into_stream() {
+                Ok(stream) => {
+                    let connection = builder.serve_connection(HyperStream::new(stream), Calls(service));
+                    drive(connection, phase, &peer).await;
+                }
+                Err(error) => tracing::debug!(%peer, %error, "the connection broke before it was served"),
+            }
+            drop(alive);
+        })
+    })
+}
+
+/// Runs one connection through the phases of a shutdown.
+async fn drive<S, B>(
+    connection: auto::Connection<'_, HyperStream<net::BoxStream>, Calls<S>, Executor>,
+    mut phase: watch::Receiver<Phase>,
+    peer: &net::Address,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let mut connection = pin!(connection);
+    let mut awaited = Phase::Draining;
+    let result = loop {
+        select! {
+            biased;
+            result = connection.as_mut() => break result,
+            reached = phase.wait_for(|phase| *phase >= awaited) => match reached.map(|phase| *phase) {
+                Ok(Phase::Draining) => {
+                    connection.as_mut().graceful_shutdown();
+                    awaited = Phase::CutOff;
+                }
+                // The accept loop is gone, or time is up.
+                Ok(_) | Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%peer, %error, "the connection ended with an error");
+    }
+}
+
+/// A tower service as hyper's.
+#[derive(Clone)]
+struct Calls<S>(S);
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Calls<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone,
+    S::Future: Future<Output = Result<S::Response, S::Error>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.0.clone().call(request)
+    }
+}

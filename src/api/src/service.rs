@@ -1,0 +1,266 @@
+//! One service for everything that a client's port answers: a path to a handler, and what all gRPC calls have in common.
+//!
+//! A gRPC call: headers say gRPC → the path is looked up in [`Method`] → the message is received and decoded → the call is
+//! counted → a learner, or a member without a leader whose client asks for one, refuses → the handler → the answer is
+//! encoded and leaves. Everything else is plain HTTP ([`crate::plain`]).
+//!
+//! [`Api`] holds the handlers as ordinary methods, so that they can also be called without HTTP.
+
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, Request, Response};
+use http_body::Body;
+use prometheus::Registry;
+use prost::Message;
+use quorate_member::Member;
+use quorate_proto::etcdserverpb::{InternalRaftRequest, ResponseHeader};
+use quorate_runtime::{BoxFuture, Rt};
+use quorate_store::ReadError;
+use quorate_types::Error;
+use tonic::{Code, Status};
+
+use crate::body::{ApiBody, Messages};
+use crate::method::{Method, knows_service};
+use crate::metrics::Metrics;
+use crate::{errors, grpc, plain};
+
+/// Clients that want an error instead of waiting for a leader send this with the value `true`.
+const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
+/// The version of the client library; only checked to be text.
+const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
+
+/// What a gRPC message may have beyond `max_request_bytes`: etcd's allowance for everything around a value.
+const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
+
+/// What the API needs beside the member.
+#[derive(Clone, Debug, Default)]
+pub struct ApiOptions {
+    /// Further metrics that `/metrics` shows, such as those of the process.
+    pub registries: Vec<Registry>,
+}
+
+/// The handlers, on one member.
+pub struct Api {
+    pub(crate) rt: Rt,
+    pub(crate) member: Member,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) registries: Vec<Registry>,
+    message_bytes_max: usize,
+}
+
+impl Api {
+    /// The API of `member`.
+    pub fn new(rt: Rt, member: Member, options: ApiOptions) -> Arc<Self> {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).expect("an empty registry takes distinct names");
+        let message_bytes_max = member.config().max_request_bytes + MESSAGE_OVERHEAD_BYTES;
+        let mut registries = options.registries;
+        registries.push(registry);
+        registries.push(member.metrics().registry().clone());
+        Arc::new(Self { rt, member, metrics: Arc::new(metrics), registries, message_bytes_max })
+    }
+
+    /// Proposes `request` and waits until it is applied here.
+    pub(crate) async fn propose(&self, request: InternalRaftRequest) -> Result<quorate_store::Response, Status> {
+        self.member.propose(request).await.map_err(errors::status)
+    }
+
+    /// The status of a read that failed. Damage stops the member, and is told as it is: no error of etcd's names the file.
+    pub(crate) fn read_failed(&self, failure: ReadError) -> Status {
+        match failure {
+            ReadError::Refused(error) => errors::status(error),
+            ReadError::Damaged(damage) => {
+                self.member.fail(format!("a read found damage: {damage}"));
+                Status::data_loss(damage.to_string())
+            }
+        }
+    }
+
+    /// Completes the header of an answer: who answers, in which term, and at which revision if the handler left it open.
+    pub(crate) fn fill(&self, header: &mut Option<ResponseHeader>) {
+        let header = header.get_or_insert_default();
+        self.fill_without_revision(header);
+        if header.revision == 0 {
+            header.revision = self.member.view().revision().0;
+        }
+    }
+
+    /// The same for answers whose revision may be missing.
+    pub(crate) fn fill_without_revision(&self, header: &mut ResponseHeader) {
+        header.cluster_id = self.member.cluster_id().0;
+        header.member_id = self.member.id().0;
+        header.raft_term = self.member.raft_status().term.0;
+    }
+
+    /// Refuses what this member must not answer now.
+    fn admit(&self, headers: &HeaderMap, learner_may: bool) -> Result<(), Error> {
+        if !learner_may && self.member.raft_status().is_learner {
+            return Err(Error::NotSupportedForLearner);
+        }
+        if headers.get(&CLIENT_API_VERSION).is_some_and(|version| std::str::from_utf8(version.as_bytes()).is_err()) {
+            return Err(Error::InvalidClientApiVersion);
+        }
+        if headers.get(&HAS_LEADER).is_some_and(|value| value == "true") && self.member.raft_status().leader.is_none() {
+            return Err(Error::NoLeader);
+        }
+        Ok(())
+    }
+}
+
+/// [`Api`] as a tower service over HTTP requests. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiService {
+    api: Arc<Api>,
+}
+
+impl ApiService {
+    /// Serves `api`.
+    pub fn new(api: Arc<Api>) -> Self {
+        Self { api }
+    }
+}
+
+/// gRPC and plain HTTP for `member`.
+pub fn service(rt: Rt, member: Member, options: ApiOptions) -> ApiService {
+    ApiService::new(Api::new(rt, member, options))
+}
+
+type Answer = BoxFuture<'static, Result<Response<ApiBody>, Infallible>>;
+
+impl<B> tower_service::Service<Request<B>> for ApiService
+where
+    B: Body<Data = Bytes, Error: Display> + Send + 'static,
+{
+    type Response = Response<ApiBody>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Answer {
+        let api = self.api.clone();
+        if !grpc::is_grpc(request.headers()) {
+            let (parts, _) = request.into_parts();
+            return Box::pin(async move { Ok(plain::answer(&api, &parts.method, &parts.uri).await) });
+        }
+        if request.method() != http::Method::POST {
+            return now(grpc::refuse_method(request.method()));
+        }
+        let path = request.uri().path();
+        let Some(method) = Method::from_path(path) else { return now(grpc::refuse_path(path, knows_service)) };
+        match method {
+            Method::Range => unary(api, method, request, |range| range.serializable, Api::range),
+            Method::RangeStream => stream(api, method, request, Api::range_stream),
+            Method::Put => unary(api, method, request, never, Api::put),
+            Method::DeleteRange => unary(api, method, request, never, Api::delete_range),
+            Method::Txn => unary(api, method, request, never, Api::txn),
+            Method::Compact => unary(api, method, request, never, Api::compact),
+            Method::MemberList => unary(api, method, request, never, Api::member_list),
+            Method::Alarm => unary(api, method, request, never, Api::alarm),
+            Method::Status => unary(api, method, request, |_| true, Api::status),
+        }
+    }
+}
+
+/// No learner answers this.
+fn never<Q>(_: &Q) -> bool {
+    false
+}
+
+fn now(response: Response<ApiBody>) -> Answer {
+    Box::pin(std::future::ready(Ok(response)))
+}
+
+/// One message there, one back.
+fn unary<B, Q, A, F>(
+    api: Arc<Api>,
+    method: Method,
+    request: Request<B>,
+    learner_may: fn(&Q) -> bool,
+    handler: fn(Arc<Api>, Q) -> F,
+) -> Answer
+where
+    B: Body<Data = Bytes, Error: Display> + Send + 'static,
+    Q: Message + Default + 'static,
+    A: Message,
+    F: Future<Output = Result<A, Status>> + Send + 'static,
+{
+    Box::pin(async move {
+        let (headers, message) = match receive(&api, request).await {
+            Ok(received) => received,
+            Err(status) => return Ok(grpc::refuse(status)),
+        };
+        let received_bytes = message.len();
+        let request: Q = match grpc::decode(message) {
+            Ok(request) => request,
+            Err(status) => return Ok(grpc::refuse(status)),
+        };
+        let mut running = api.metrics.begin(method, received_bytes);
+        let admitted = api.admit(&headers, learner_may(&request));
+        drop(headers);
+        let result = match admitted {
+            Ok(()) => handler(api, request).await,
+            Err(error) => Err(errors::status(error)),
+        };
+        Ok(match result.and_then(|answer| grpc::encode(&answer)) {
+            Ok(message) => {
+                running.sent(message.len() - grpc::PREFIX_BYTES);
+                running.finish(Code::Ok);
+                grpc::answer(ApiBody::Message(message))
+            }
+            Err(status) => {
+                running.finish(status.code());
+                grpc::refuse(status)
+            }
+        })
+    })
+}
+
+/// One message there, many back. No learner streams.
+fn stream<B, Q>(
+    api: Arc<Api>,
+    method: Method,
+    request: Request<B>,
+    handler: fn(Arc<Api>, Q) -> Result<Messages, Status>,
+) -> Answer
+where
+    B: Body<Data = Bytes, Error: Display> + Send + 'static,
+    Q: Message + Default + 'static,
+{
+    Box::pin(async move {
+        let (headers, message) = match receive(&api, request).await {
+            Ok(received) => received,
+            Err(status) => return Ok(grpc::refuse(status)),
+        };
+        let received_bytes = message.len();
+        let request: Q = match grpc::decode(message) {
+            Ok(request) => request,
+            Err(status) => return Ok(grpc::refuse(status)),
+        };
+        let mut running = api.metrics.begin(method, received_bytes);
+        let admitted = api.admit(&headers, false).map_err(errors::status);
+        Ok(match admitted.and_then(|()| handler(api, request)) {
+            Ok(messages) => grpc::answer(ApiBody::stream(messages, running)),
+            Err(status) => {
+                running.finish(status.code());
+                grpc::refuse(status)
+            }
+        })
+    })
+}
+
+async fn receive<B>(api: &Api, request: Request<B>) -> Result<(HeaderMap, Bytes), Status>
+where
+    B: Body<Data = Bytes, Error: Display>,
+{
+    let (parts, body) = request.into_parts();
+    grpc::check_encoding(&parts.headers)?;
+    let message = grpc::receive(body, api.message_bytes_max).await?;
+    Ok((parts.headers, message))
+}

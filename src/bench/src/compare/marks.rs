@@ -1,0 +1,83 @@
+//! The marks that quorate is measured by, and whether it makes them.
+
+use serde::Serialize;
+
+use super::medians::Medians;
+use super::server::ServerKind::{Echo, Etcd, Floor, Quorate};
+
+/// One mark.
+#[derive(Clone, Debug, Serialize)]
+pub struct Mark {
+    /// What is demanded.
+    pub name: &'static str,
+    /// Quorate's own figure.
+    pub quorate: f64,
+    /// The figure that it is compared with.
+    pub other: f64,
+    /// What quorate's figure must reach (or stay below).
+    pub limit: f64,
+    /// Quorate's figure divided by the other, or minus it.
+    pub measured: f64,
+    /// True if the mark is made.
+    pub passed: bool,
+}
+
+/// How quorate's figure has to lie to another.
+enum Demand {
+    /// At least so many times the other.
+    TimesAtLeast(f64),
+    /// At most so many times the other.
+    TimesAtMost(f64),
+    /// At most so much more than the other.
+    MoreAtMost(f64),
+}
+use Demand::{MoreAtMost, TimesAtLeast, TimesAtMost};
+
+/// All marks for which both sides were measured.
+pub fn marks(medians: &Medians) -> Vec<Mark> {
+    let rate = |server, workload| medians.of(server, workload).map(|run| run.per_second);
+    let put_cpu = |server| medians.of(server, "put").and_then(|run| run.server_cpu_us_per_op);
+    let one_put = |server| medians.of(server, "put-one-client").map(|run| run.p50_us);
+    let memory = |server| medians.memory_of(server).map(|memory| memory.anonymous_peak_bytes);
+    let restart = |server| medians.memory_of(server).map(|memory| memory.restart_secs);
+    [
+        mark("puts/s ≥ 0.75 × floor", rate(Quorate, "put"), rate(Floor, "put"), TimesAtLeast(0.75)),
+        mark("puts/s ≥ 1.3 × etcd", rate(Quorate, "put"), rate(Etcd, "put"), TimesAtLeast(1.3)),
+        mark("server CPU per put ≤ floor + 13 µs", put_cpu(Quorate), put_cpu(Floor), MoreAtMost(13.0)),
+        mark("linearizable gets/s ≥ 0.75 × echo", rate(Quorate, "get"), rate(Echo, "get"), TimesAtLeast(0.75)),
+        mark("linearizable gets/s ≥ 2.5 × etcd", rate(Quorate, "get"), rate(Etcd, "get"), TimesAtLeast(2.5)),
+        mark("compare-and-puts/s ≥ 4 × etcd", rate(Quorate, "cas"), rate(Etcd, "cas"), TimesAtLeast(4.0)),
+        mark("limited scans/s ≥ 20 × etcd", rate(Quorate, "scan"), rate(Etcd, "scan"), TimesAtLeast(20.0)),
+        mark("one client's put p50 ≤ floor + 50 µs", one_put(Quorate), one_put(Floor), MoreAtMost(50.0)),
+        mark("one client's put p50 ≤ 0.85 × etcd", one_put(Quorate), one_put(Etcd), TimesAtMost(0.85)),
+        mark("peak memory ≤ 0.6 × etcd", memory(Quorate), memory(Etcd), TimesAtMost(0.6)),
+        mark("restart ≤ 0.6 × etcd", restart(Quorate), restart(Etcd), TimesAtMost(0.6)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn mark(name: &'static str, quorate: Option<f64>, other: Option<f64>, demand: Demand) -> Option<Mark> {
+    let (quorate, other) = (quorate?, other?);
+    let (measured, limit, passed) = match demand {
+        TimesAtLeast(limit) => (quorate / other, limit, quorate >= limit * other),
+        TimesAtMost(limit) => (quorate / other, limit, quorate <= limit * other),
+        MoreAtMost(limit) => (quorate - other, limit, quorate <= other + limit),
+    };
+    Some(Mark { name, quorate, other, limit, measured, passed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_made_or_missed() {
+        let made = |demand| mark("", Some(80.0), Some(100.0), demand).unwrap().passed;
+        assert!(made(TimesAtLeast(0.75)) && !made(TimesAtLeast(0.9)));
+        assert!(made(TimesAtMost(0.85)) && !made(TimesAtMost(0.6)));
+        assert!(made(MoreAtMost(0.0)) && !made(MoreAtMost(-30.0)));
+        assert!(mark("", Some(1.0), None, MoreAtMost(1.0)).is_none());
+    }
+}

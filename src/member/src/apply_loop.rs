@@ -1,0 +1,357 @@
+//! The apply loop: committed entries become state, waiters get answers, rows go to disk.
+//!
+//! It owns the store. For each batch of committed entries it applies them in order, publishes one view, and only then wakes
+//! everybody whose entry was in the batch: who got an answer can read what was answered. Answers of one batch are sent before
+//! the loop yields, so that each connection writes once.
+//!
+//! Applying is cut into slices of about a millisecond; between slices other tasks of the reactor run, so that a delete of a
+//! million keys costs no leadership. When too many rows wait for the disk, applying waits for a flush, entries pile up between
+//! committed and applied, and proposals are refused with `too many requests`.
+//!
+//! The store hands out one job at a time (a flush, a slice of compaction), which runs on the flush worker.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use prost::Message as _;
+use quorate_proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, alarm_request::AlarmAction};
+use quorate_raft::node::{Committed, Payload};
+use quorate_runtime::clock::MonoTime;
+use quorate_runtime::spawn::{self, Worker};
+use quorate_runtime::sync::{mpsc, watch};
+use quorate_runtime::{BoxFuture, Rt, select};
+use quorate_store::{Command, Finished, JobOutcome, Outcome, Progress, Response, Store, StoreError};
+use quorate_types::{Error, LogIndex, Revision};
+
+use crate::Member;
+use crate::metrics::Metrics;
+use crate::shared::{FromApply, Published, Reply, StopReason, Stopping, ToApply, Waiter};
+
+/// Applying longer than this at a stretch lets other tasks run first.
+const SLICE: Duration = Duration::from_millis(1);
+
+/// How many entries are applied between two looks at the clock.
+const ENTRIES_BETWEEN_CLOCKS: usize = 32;
+
+/// Messages taken from the raft loop at once.
+const MESSAGES_PER_TURN: usize = 64;
+
+/// Everything the loop needs.
+pub struct ApplyLoop {
+    pub rt: Rt,
+    pub store: Store,
+    pub inbox: mpsc::UnboundedReceiver<ToApply>,
+    pub to_raft: mpsc::UnboundedSender<FromApply>,
+    pub worker: Arc<dyn Worker>,
+    pub published: Arc<Published>,
+    pub stopping: Arc<Stopping>,
+    pub metrics: Metrics,
+    pub compacted: watch::Sender<Revision>,
+    /// For what applying itself has to propose.
+    pub member: Member,
+}
+
+/// Waiters by request id, and the answers that are due once the view is published.
+#[derive(Default)]
+struct Waiters {
+    by_request: BTreeMap<u64, (MonoTime, Reply)>,
+    due: Vec<(Reply, Result<Response, Error>)>,
+}
+
+impl Waiters {
+    fn add(&mut self, waiters: Vec<Waiter>) {
+        for waiter in waiters {
+            self.by_request.insert(waiter.request_id, (waiter.deadline, waiter.reply));
+        }
+    }
+
+    fn answer_later(&mut self, request_id: u64, result: Result<Response, Error>) {
+        if let Some((_deadline, reply)) = self.by_request.remove(&request_id) {
+            self.due.push((reply, result));
+        }
+    }
+
+    fn send_due(&mut self) {
+        for (reply, result) in self.due.drain(..) {
+            // A caller that went away does not want its answer.
+            let _ = reply.send(result);
+        }
+    }
+
+    fn expire(&mut self, now: MonoTime) -> usize {
+        let expired = self.by_request.extract_if(.., |_id, (deadline, _reply)| *deadline <= now);
+        let mut count = 0;
+        for (_id, (_deadline, reply)) in expired {
+            let _ = reply.send(Err(Error::Timeout));
+            count += 1;
+        }
+        count
+    }
+
+    fn fail_all(&mut self) {
+        for (_id, (_deadline, reply)) in std::mem::take(&mut self.by_request) {
+            let _ = reply.send(Err(Error::Stopped));
+        }
+    }
+}
+
+type RunningJob = BoxFuture<'static, Result<(JobOutcome, Duration), spawn::WorkerGone>>;
+
+impl ApplyLoop {
+    /// Runs until asked to stop, or until the store fails.
+    pub async fn run(mut self) {
+        let mut waiters = Waiters::default();
+        if let Err(error) = self.turns(&mut waiters).await {
+            tracing::error!(error = %error, "the store failed; this member stops");
+            self.stopping.ask(StopReason::Failed(error.to_string()));
+        }
+        waiters.send_due();
+        waiters.fail_all();
+    }
+
+    async fn turns(&mut self, waiters: &mut Waiters) -> Result<(), StoreError> {
+        let mut messages = Vec::with_capacity(MESSAGES_PER_TURN);
+        let mut backlog: VecDeque<Committed> = VecDeque::new();
+        let mut job: Option<RunningJob> = None;
+        let mut timer: Option<(MonoTime, BoxFuture<'static, ()>)> = None;
+        let stopping = Arc::clone(&self.stopping);
+        let stop = stopping.asked();
+        quorate_runtime::pin!(stop);
+        loop {
+            if job.is_none() {
+                job = self.start_job();
+            }
+            self.set_timer(&mut timer, job.is_some());
+            let can_apply = !self.store.pending_full();
+            select! {
+                biased;
+                finished = async { job.as_mut().expect("guarded").await }, if job.is_some() => {
+                    job = None;
+                    // The worker goes only when the process does.
+                    let Ok((outcome, took)) = finished else { return Ok(()) };
+                    self.finish_job(outcome, took)?;
+                }
+                () = &mut stop => break,
+                _ = std::future::ready(()), if can_apply && !backlog.is_empty() => {
+                    self.apply_slice(&mut backlog, waiters).await?;
+                }
+                count = self.inbox.recv_many(&mut messages, MESSAGES_PER_TURN), if backlog.is_empty() => {
+                    if count == 0 {
+                        break;
+                    }
+                    for message in messages.drain(..) {
+                        match message {
+                            ToApply::Proposed(new) => waiters.add(new),
+                            ToApply::Committed(entries) => backlog.extend(entries),
+                            ToApply::Tick => self.tick(waiters),
+                        }
+                    }
+                    // The waiters that were just added are those of later entries: nothing else is to be read first.
+                    if !self.store.pending_full() {
+                        self.apply_slice(&mut backlog, waiters).await?;
+                    }
+                }
+                () = async { timer.as_mut().expect("guarded").1.as_mut().await }, if timer.is_some() => timer = None,
+            }
+        }
+        if let Some(running) = job
+            && let Ok((outcome, took)) = running.await
+        {
+            self.finish_job(outcome, took)?;
+        }
+        self.flush_last().await
+    }
+
+    /// On a clean stop everything applied goes to disk, so that the next start replays nothing.
+    async fn flush_last(&mut self) -> Result<(), StoreError> {
+        while self.store.durable_index() < self.store.applied().0 {
+            let Some(at) = self.store.next_job_at() else { return Ok(()) };
+            // Waiting for the flush interval would only delay the stop.
+            let now = at.max(self.rt.mono_now());
+            let Some(job) = self.store.take_job(now) else { return Ok(()) };
+            let Ok(outcome) = spawn::run_on(&*self.worker, move || job.run()).await else { return Ok(()) };
+            self.finish_job(outcome, Duration::ZERO)?;
+        }
+        Ok(())
+    }
+
+    fn start_job(&mut self) -> Option<RunningJob> {
+        let now = self.rt.mono_now();
+        self.store.next_job_at().filter(|at| *at <= now || self.store.pending_full())?;
+        let job = self.store.take_job(now)?;
+        let (worker, rt) = (Arc::clone(&self.worker), Arc::clone(&self.rt));
+        Some(Box::pin(async move {
+            spawn::run_on(&*worker, move || {
+                let start = rt.mono_now();
+                let outcome = job.run();
+                (outcome, rt.mono_now() - start)
+            })
+            .await
+        }))
+    }
+
+    fn set_timer(&self, timer: &mut Option<(MonoTime, BoxFuture<'static, ()>)>, job_is_out: bool) {
+        let wanted = if job_is_out { None } else { self.store.next_job_at() };
+        let set = timer.as_ref().map(|(at, _)| *at);
+        match wanted {
+            // A timer that rings too early only looks again.
+            Some(at) if set.is_none_or(|set| set > at) => *timer = Some((at, self.rt.sleep_until(at))),
+            _ => {}
+        }
+    }
+
+    fn finish_job(&mut self, outcome: JobOutcome, took: Duration) -> Result<(), StoreError> {
+        let finished = self.store.finish_job(outcome, self.rt.mono_now())?;
+        self.metrics.backend_commit_seconds.observe(took.as_secs_f64());
+        for event in finished {
+            match event {
+                Finished::Flushed { index, conf_state } => {
+                    // The raft loop goes only when the member stops.
+                    let _ = self.to_raft.send(FromApply::Durable { index, conf_state });
+                }
+                Finished::Compacted(revision) => {
+                    tracing::info!(revision = revision.0, "finished scheduled compaction");
+                    self.compacted.send_if_modified(|last| {
+                        let is_later = revision > *last;
+                        *last = revision.max(*last);
+                        is_later
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies entries for about [`SLICE`]; then publishes, and answers.
+    async fn apply_slice(
+        &mut self,
+        backlog: &mut VecDeque<Committed>,
+        waiters: &mut Waiters,
+    ) -> Result<(), StoreError> {
+        let start = self.rt.mono_now();
+        let mut since_clock = 0;
+        while let Some(entry) = backlog.pop_front() {
+            self.apply(entry, waiters).await?;
+            since_clock += 1;
+            if self.store.pending_full() {
+                break;
+            }
+            if since_clock >= ENTRIES_BETWEEN_CLOCKS {
+                since_clock = 0;
+                if self.rt.mono_now() - start >= SLICE {
+                    break;
+                }
+            }
+        }
+        self.store.publish();
+        waiters.send_due();
+        let (index, term) = self.store.applied();
+        self.published.applied.store(index.0, Ordering::Release);
+        self.metrics.proposals_applied.set(index.0 as i64);
+        let _ = self.to_raft.send(FromApply::Applied { index, term });
+        if !backlog.is_empty() {
+            spawn::yield_now().await;
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, entry: Committed, waiters: &mut Waiters) -> Result<(), StoreError> {
+        let (index, term) = (entry.index, entry.term);
+        if index <= self.store.applied().0 {
+            // The database was ahead of where the log was replayed from.
+            return Ok(());
+        }
+        let (request_id, command) = match entry.payload {
+            Payload::Empty => (0, Command::Empty),
+            Payload::Request(data) => self.decode(index, data),
+            Payload::ConfChange(change) => self.conf_change(change).await,
+        };
+        let mut progress = self.store.start(index, term, command)?;
+        let Outcome { result, over_quota } = loop {
+            match progress {
+                Progress::Done(outcome) => break outcome,
+                Progress::More => {
+                    spawn::yield_now().await;
+                    progress = self.store.resume()?;
+                }
+            }
+        };
+        self.count(&result);
+        if over_quota {
+            self.raise_no_space();
+        }
+        waiters.answer_later(request_id, result);
+        Ok(())
+    }
+
+    fn decode(&self, index: LogIndex, data: bytes::Bytes) -> (u64, Command) {
+        match InternalRaftRequest::decode(data) {
+            Ok(request) => {
+                let id = request.header.as_ref().map_or(request.id, |header| header.id);
+                (id, Command::Request(Box::new(request)))
+            }
+            Err(error) => {
+                // Every member finds the same bytes, and all of them skip the entry alike.
+                tracing::warn!(index = index.0, error = %error, "an entry holds no request that this version reads; skipped");
+                (0, Command::Empty)
+            }
+        }
+    }
+
+    /// Membership decides first; Raft takes only what membership accepts.
+    async fn conf_change(&self, change: quorate_proto::raftpb::ConfChange) -> (u64, Command) {
+        let id = change.id.unwrap_or(0);
+        if self.store.check_conf_change(&change).is_err() {
+            return (id, Command::RefusedConfChange);
+        }
+        let (reply, answer) = quorate_runtime::sync::oneshot::channel();
+        let _ = self.to_raft.send(FromApply::ConfChange { change: change.clone(), reply });
+        match answer.await {
+            Ok(conf_state) => (id, Command::ConfChange { change, conf_state }),
+            // The raft loop is gone, the member stops, and what is applied now is never seen. Waiting ends the task.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    fn count(&self, result: &Result<Response, Error>) {
+        match result {
+            Ok(Response::Put(_)) => self.metrics.puts.inc(),
+            Ok(Response::DeleteRange(_)) => self.metrics.deletes.inc(),
+            Ok(Response::Txn(_)) => self.metrics.txns.inc(),
+            _ => {}
+        }
+    }
+
+    fn raise_no_space(&self) {
+        let member = self.member.clone();
+        let alarm = AlarmRequest {
+            action: AlarmAction::Activate as i32,
+            member_id: member.id().0,
+            alarm: AlarmType::Nospace as i32,
+        };
+        self.rt.spawn(Box::pin(async move {
+            let request = InternalRaftRequest { alarm: Some(alarm), ..InternalRaftRequest::default() };
+            if let Err(error) = member.propose(request).await {
+                tracing::warn!(error = %error, "could not raise the NOSPACE alarm");
+            }
+        }));
+    }
+
+    fn tick(&self, waiters: &mut Waiters) {
+        let failed = waiters.expire(self.rt.mono_now());
+        self.metrics.proposals_failed.inc_by(failed as u64);
+        self.metrics.proposals_pending.set(waiters.by_request.len() as i64);
+        let reader = self.store.reader();
+        let view = reader.view();
+        self.metrics.current_revision.set(view.revision().0);
+        self.metrics.compact_revision.set(view.compact_revision().0);
+        self.metrics.db_total_bytes.set(view.db_size_bytes() as f64);
+        self.metrics.db_in_use_bytes.set(view.db_size_in_use_bytes() as f64);
+        if let Some(version) = view.cluster_version() {
+            self.metrics.set_cluster_version(version);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What a member is told when it starts.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A member's settings. Defaults are etcd 3.7's where etcd has the setting.
+#[derive(Clone, Debug)]
+pub struct MemberConfig {
+    /// The name that operators see.
+    pub name: String,
+    /// Where `member/` lies.
+    pub data_dir: PathBuf,
+    /// Where the log lies, if not in `data_dir`.
+    pub wal_dir: Option<PathBuf>,
+    /// The founding members: name and peer URLs, as given. Used only when there is no log yet.
+    pub initial_cluster: Vec<(String, Vec<String>)>,
+    /// Mixed into ids, so that two clusters founded alike differ.
+    pub initial_cluster_token: String,
+    /// The peer URLs that others are told.
+    pub advertise_peer_urls: Vec<String>,
+    /// The client URLs that others are told.
+    pub advertise_client_urls: Vec<String>,
+    /// A Raft tick.
+    pub heartbeat_ms: u64,
+    /// Time without a leader until an election.
+    pub election_ms: u64,
+    /// Ask before raising the term.
+    pub pre_vote: bool,
+    /// Entries between two marks in the log below which it may be released.
+    pub snapshot_count: u64,
+    /// Entries kept in memory below the mark for slow followers.
+    pub snapshot_catchup_entries: u64,
+    /// Size at which writes are refused; `None` for no limit.
+    pub quota_bytes: Option<u64>,
+    /// Largest encoded request.
+    pub max_request_bytes: usize,
+    /// Most operations in a list of a transaction.
+    pub max_txn_ops: usize,
+    /// Most learners.
+    pub max_learners: usize,
+    /// Never wait for the disk. A crash of the machine then loses acknowledged writes.
+    pub unsafe_no_fsync: bool,
+    /// Rows wait this long, at most, to be written to the database in one batch.
+    pub flush_interval: Duration,
+    /// Rows that may wait; then applying waits.
+    pub pending_bytes_max: usize,
+    /// The database's page cache.
+    pub cache_bytes: usize,
+    /// Size of a log segment.
+    pub wal_segment_bytes: u64,
+    /// Log entries kept in memory weigh no more than this.
+    pub log_memory_bytes: usize,
+    /// Rows that compaction removes at a time.
+    pub compaction_batch_rows: usize,
+    /// Pause between two such batches.
+    pub compaction_interval: Duration,
+}
+
+impl MemberConfig {
+    /// A member that is a cluster by itself, with etcd's defaults.
+    pub fn single(name: &str, data_dir: &Path, peer_url: &str, client_url: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            data_dir: data_dir.to_path_buf(),
+            wal_dir: None,
+            initial_cluster: vec![(name.to_owned(), vec![peer_url.to_owned()])],
+            initial_cluster_token: "etcd-cluster".to_owned(),
+            advertise_peer_urls: vec![peer_url.to_owned()],
+            advertise_client_urls: vec![client_url.to_owned()],
+            heartbeat_ms: 100,
+            election_ms: 1000,
+            pre_vote: true,
+            snapshot_count: 10_000,
+            snapshot_catchup_entries: 5_000,
+            quota_bytes: Some(2 * 1024 * 1024 * 1024),
+            max_request_bytes: 1_572_864,
+            max_txn_ops: 128,
+            max_learners: 1,
+            unsafe_no_fsync: false,
+            flush_interval: Duration::from_millis(100),
+            pending_bytes_max: 64 << 20,
+            cache_bytes: 64 << 20,
+            wal_segment_bytes: 64_000_000,
+            log_memory_bytes: 64 << 20,
+            compaction_batch_rows: 1_000,
+            compaction_interval: Duration::from_millis(10),
+        }
+    }
+
+    /// The directory of everything that the member keeps.
+    pub fn member_dir(&self) -> PathBuf {
+        self.data_dir.join("member")
+    }
+
+    /// The directory of the database.
+    pub fn snap_dir(&self) -> PathBuf {
+        self.member_dir().join("snap")
+    }
+
+    /// The database file.
+    pub fn database_path(&self) -> PathBuf {
+        self.snap_dir().join("quorate.redb")
+    }
+
+    /// The directory of the log.
+    pub fn wal_path(&self) -> PathBuf {
+        self.wal_dir.clone().unwrap_or_else(|| self.member_dir().join("wal"))
+    }
+
+    /// Ticks in an election timeout.
+    pub fn election_ticks(&self) -> usize {
+        usize::try_from(self.election_ms / self.heartbeat_ms.max(1)).unwrap_or(usize::MAX).max(2)
+    }
+
+    /// How long a request may wait (etcd `server/config/config.go`, `ReqTimeout`).
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + Duration::from_millis(2 * self.election_ms)
+    }
+
+    /// The shortest lease, in seconds (etcd `server/etcdserver/server.go`: three half election timeouts, rounded up).
+    pub fn lease_ttl_min_secs(&self) -> i64 {
+        let ticks_ms = self.election_ticks() as u64 * self.heartbeat_ms;
+        i64::try_from((3 * ticks_ms).div_ceil(2).div_ceil(1000)).unwrap_or(i64::MAX)
+    }
+}

@@ -1,0 +1,137 @@
+//! A member's counters, under etcd's names (etcd `server/etcdserver/metrics.go` and beside).
+//!
+//! Each member has a registry of its own, so that many can run in one process. Handles are kept; nothing is looked up per
+//! request. Durations are measured by the runtime's clock, never by the library's.
+
+use prometheus::core::Collector;
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
+
+/// The handles.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// 1 if a leader is known.
+    pub has_leader: IntGauge,
+    /// 1 if this member leads.
+    pub is_leader: IntGauge,
+    /// 1 if this member does not vote.
+    pub is_learner: IntGauge,
+    /// Times that a leader appeared or changed.
+    pub leader_changes: IntCounter,
+    /// The last committed index.
+    pub proposals_committed: IntGauge,
+    /// The last applied index.
+    pub proposals_applied: IntGauge,
+    /// Requests that wait for their entry to be applied.
+    pub proposals_pending: IntGauge,
+    /// Requests whose entry was not applied in time.
+    pub proposals_failed: IntCounter,
+    /// Read indexes that were not answered in time.
+    pub read_indexes_failed: IntCounter,
+    /// Time of a log append, its sync included.
+    pub wal_fsync_seconds: Histogram,
+    /// Time of a database commit.
+    pub backend_commit_seconds: Histogram,
+    /// Puts applied.
+    pub puts: IntCounter,
+    /// Deletes applied.
+    pub deletes: IntCounter,
+    /// Transactions applied.
+    pub txns: IntCounter,
+    /// Ranges answered.
+    pub ranges: IntCounter,
+    /// The store's revision.
+    pub current_revision: IntGauge,
+    /// The compacted revision.
+    pub compact_revision: IntGauge,
+    /// Live keys.
+    pub keys: IntGauge,
+    /// Size of the database.
+    pub db_total_bytes: Gauge,
+    /// Bytes of it in use.
+    pub db_in_use_bytes: Gauge,
+    /// The configured quota.
+    pub quota_bytes: Gauge,
+    cluster_version: IntGaugeVec,
+}
+
+impl Metrics {
+    /// A fresh set, all zero.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
+        let counter = |name: &str, help: &str| register(&registry, IntCounter::new(name, help));
+        let real = |name: &str, help: &str| register(&registry, Gauge::new(name, help));
+        let seconds = |name: &str, help: &str| {
+            let buckets = prometheus::exponential_buckets(0.001, 2.0, 14).expect("a rising row");
+            register(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
+        };
+        Self {
+            has_leader: gauge("etcd_server_has_leader", "Whether a leader exists: 1 is yes."),
+            is_leader: gauge("etcd_server_is_leader", "Whether this member leads: 1 is yes."),
+            is_learner: gauge("etcd_server_is_learner", "Whether this member is a learner: 1 is yes."),
+            leader_changes: counter("etcd_server_leader_changes_seen_total", "Leader changes seen."),
+            proposals_committed: gauge("etcd_server_proposals_committed_total", "The last committed Raft index."),
+            proposals_applied: gauge("etcd_server_proposals_applied_total", "The last applied Raft index."),
+            proposals_pending: gauge("etcd_server_proposals_pending", "Proposals that wait to be applied."),
+            proposals_failed: counter("etcd_server_proposals_failed_total", "Proposals that failed."),
+            read_indexes_failed: counter("etcd_server_read_indexes_failed_total", "Read indexes that failed."),
+            wal_fsync_seconds: seconds("etcd_disk_wal_fsync_duration_seconds", "Time of a log sync."),
+            backend_commit_seconds: seconds("etcd_disk_backend_commit_duration_seconds", "Time of a database commit."),
+            puts: counter("etcd_mvcc_put_total", "Puts applied by this member."),
+            deletes: counter("etcd_mvcc_delete_total", "Deletes applied by this member."),
+            txns: counter("etcd_mvcc_txn_total", "Transactions applied by this member."),
+            ranges: counter("etcd_mvcc_range_total", "Ranges answered by this member."),
+            current_revision: gauge("etcd_debugging_mvcc_current_revision", "The store's revision."),
+            compact_revision: gauge("etcd_debugging_mvcc_compact_revision", "The last compacted revision."),
+            keys: gauge("etcd_debugging_mvcc_keys_total", "Live keys."),
+            db_total_bytes: real("etcd_mvcc_db_total_size_in_bytes", "Size of the database."),
+            db_in_use_bytes: real("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the database in use."),
+            quota_bytes: real("etcd_server_quota_backend_bytes", "The configured quota."),
+            cluster_version: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("etcd_cluster_version", "The cluster's version: 1 for the one in the label."),
+                    &["cluster_version"],
+                ),
+            ),
+            registry,
+        }
+    }
+
+    /// The registry, for whoever prints it or has more to register.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The cluster's version is `version` (`3.7.0`) now; the label has no patch number.
+    pub fn set_cluster_version(&self, version: &str) {
+        self.cluster_version.reset();
+        let minor = version.rsplit_once('.').map_or(version, |(minor, _patch)| minor);
+        self.cluster_version.with_label_values(&[minor]).set(1);
+    }
+
+    /// Notes who serves: constant series with the id and versions as labels.
+    pub fn set_identity(&self, member_id: &str, server_version: &str) {
+        for (name, help, label, value) in [
+            ("etcd_server_id", "The member's id.", "server_id", member_id),
+            ("etcd_server_version", "The version that is claimed.", "server_version", server_version),
+        ] {
+            let vec: IntGaugeVec = register(&self.registry, IntGaugeVec::new(Opts::new(name, help), &[label]));
+            vec.with_label_values(&[value]).set(1);
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Names and help texts are constants of this file, each used once: a refusal is a bug here.
+fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    let collector = made.expect("a valid name");
+    registry.register(Box::new(collector.clone())).expect("a name used once");
+    collector
+}

@@ -1,0 +1,61 @@
+//! What a member tells the cluster about itself once it runs: its name and client URLs, and, as the leader, the cluster's
+//! version.
+//!
+//! Source: etcd `server/etcdserver/server.go` (`publishV3`, `monitorClusterVersions`). Both travel as normal entries. A member
+//! counts as started once its name is in the membership.
+
+use std::time::Duration;
+
+use quorate_proto::etcdserverpb::InternalRaftRequest;
+use quorate_proto::membershippb;
+use quorate_runtime::sync::watch;
+
+use crate::{CLUSTER_VERSION, Member};
+
+/// Pause before trying again.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Runs until both are known to the cluster, then sets `ready`.
+pub async fn publish(member: Member, ready: watch::Sender<bool>) {
+    let config = member.config();
+    let attributes = membershippb::ClusterMemberAttrSetRequest {
+        member_id: member.id().0,
+        member_attributes: Some(membershippb::Attributes {
+            name: config.name.clone(),
+            client_urls: config.advertise_client_urls.clone(),
+        }),
+    };
+    let request = InternalRaftRequest { cluster_member_attr_set: Some(attributes), ..InternalRaftRequest::default() };
+    if !propose_until_applied(&member, &request).await {
+        return;
+    }
+    tracing::info!(
+        local_member_id = %member.id(),
+        cluster_id = %member.cluster_id(),
+        name = config.name,
+        "published local member to cluster through raft"
+    );
+    if member.view().cluster_version() != Some(CLUSTER_VERSION) {
+        let version = membershippb::ClusterVersionSetRequest { ver: CLUSTER_VERSION.to_owned() };
+        let request = InternalRaftRequest { cluster_version_set: Some(version), ..InternalRaftRequest::default() };
+        if !propose_until_applied(&member, &request).await {
+            return;
+        }
+        tracing::info!(cluster_version = CLUSTER_VERSION, "set initial cluster version");
+    }
+    ready.send_replace(true);
+}
+
+/// False if the member stops before it worked.
+async fn propose_until_applied(member: &Member, request: &InternalRaftRequest) -> bool {
+    loop {
+        match member.propose(request.clone()).await {
+            Ok(_) => return true,
+            Err(error) if !member.is_stopping() => {
+                tracing::warn!(error = %error, "could not publish yet; trying again");
+                member.runtime().sleep(RETRY_AFTER).await;
+            }
+            Err(_) => return false,
+        }
+    }
+}

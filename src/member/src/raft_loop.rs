@@ -1,0 +1,432 @@
+//! The raft loop: proposals become log entries, entries become durable, durable entries become committed.
+//!
+//! It owns the Raft node, and the log while no write is under way. One batch of the log is written at a time, on the log's
+//! worker; meanwhile new proposals gather in the queue. So the batch grows with the load by itself: when a write comes back,
+//! everything that gathered goes into the next, as one proposal, one write, one sync.
+//!
+//! The order when a write comes back: tell Raft, hand what is committed to the apply loop, start the next write, and only then
+//! yield, so that the disk is busy while entries are applied.
+//!
+//! Without a leader proposals are held, not refused, until their time runs out: a leader is usually there a moment later.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use quorate_proto::{raftpb, walpb};
+use quorate_raft::node::{Node, NodeStatus, Work};
+use quorate_raft::read_index::ReadQueue;
+use quorate_raft::wal::{Batch, Wal, WalError};
+use quorate_runtime::spawn::{self, Worker};
+use quorate_runtime::sync::{mpsc, oneshot};
+use quorate_runtime::{BoxFuture, Rt, select};
+use quorate_types::{Error, LogIndex, MemberId, Term};
+
+use crate::metrics::Metrics;
+use crate::shared::{FromApply, Proposal, Published, StopReason, Stopping, ToApply, Waiter};
+
+/// Requests in one batch, and their bytes: what one write and one sync carry.
+const BATCH_REQUESTS_MAX: usize = 4096;
+const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// Applied entries are announced in any number; this many are taken at once.
+const MESSAGES_PER_TURN: usize = 64;
+
+/// What limits the loop.
+#[derive(Clone, Debug)]
+pub struct RaftLimits {
+    /// A tick.
+    pub heartbeat: Duration,
+    /// Entries between two marks in the log.
+    pub snapshot_count: u64,
+    /// Entries kept in memory below the mark.
+    pub catchup_entries: u64,
+    /// Bytes of entries kept in memory.
+    pub log_memory_bytes: usize,
+}
+
+/// Everything the loop needs.
+pub struct RaftLoop {
+    pub rt: Rt,
+    pub id: MemberId,
+    pub node: Node,
+    pub wal: Box<Wal>,
+    pub wal_worker: Arc<dyn Worker>,
+    pub limits: RaftLimits,
+    /// The newest mark in the log.
+    pub marked: LogIndex,
+    pub applied: (LogIndex, Term),
+    pub proposals: mpsc::Receiver<Proposal>,
+    pub reads: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+    pub from_apply: mpsc::UnboundedReceiver<FromApply>,
+    pub to_apply: mpsc::UnboundedSender<ToApply>,
+    pub published: Arc<Published>,
+    pub stopping: Arc<Stopping>,
+    pub metrics: Metrics,
+}
+
+/// The log: here, or away being written.
+enum Log {
+    Idle(Box<Wal>),
+    Writing(BoxFuture<'static, Result<WriteDone, spawn::WorkerGone>>),
+}
+
+/// A write that came back.
+struct WriteDone {
+    wal: Box<Wal>,
+    result: Result<(), WalError>,
+    /// Work up to this number is durable now.
+    number: u64,
+    took: Duration,
+}
+
+/// What the next write will hold.
+#[derive(Default)]
+struct NextWrite {
+    hard_state: Option<raftpb::HardState>,
+    entries: Vec<raftpb::Entry>,
+    must_sync: bool,
+    number: u64,
+    mark: Option<walpb::Snapshot>,
+}
+
+impl NextWrite {
+    /// A commit index alone can wait for the next entries; everything else goes now.
+    fn is_due(&self) -> bool {
+        self.must_sync || !self.entries.is_empty() || self.mark.is_some()
+    }
+}
+
+/// The loop while it runs.
+struct Running {
+    rt: Rt,
+    id: MemberId,
+    node: Node,
+    log: Option<Log>,
+    wal_worker: Arc<dyn Worker>,
+    limits: RaftLimits,
+    next_write: NextWrite,
+    marked: LogIndex,
+    applied: (LogIndex, Term),
+    held: VecDeque<Proposal>,
+    reads: ReadQueue<oneshot::Sender<()>>,
+    read_contexts: u64,
+    status: NodeStatus,
+    to_apply: mpsc::UnboundedSender<ToApply>,
+    published: Arc<Published>,
+    stopping: Arc<Stopping>,
+    metrics: Metrics,
+}
+
+impl RaftLoop {
+    /// Runs until asked to stop, or until the log fails.
+    pub async fn run(self) {
+        let RaftLoop { mut proposals, reads: mut new_reads, mut from_apply, .. } = self;
+        let mut running = Running {
+            status: self.node.status(),
+            rt: self.rt,
+            id: self.id,
+            node: self.node,
+            log: Some(Log::Idle(self.wal)),
+            wal_worker: self.wal_worker,
+            limits: self.limits,
+            next_write: NextWrite::default(),
+            marked: self.marked,
+            applied: self.applied,
+            held: VecDeque::new(),
+            reads: ReadQueue::default(),
+            read_contexts: 0,
+            to_apply: self.to_apply,
+            published: self.published,
+            stopping: Arc::clone(&self.stopping),
+            metrics: self.metrics,
+        };
+        let stop = self.stopping.asked();
+        quorate_runtime::pin!(stop);
+        let mut next_tick = running.rt.mono_now() + running.limits.heartbeat;
+        let mut tick = running.rt.sleep_until(next_tick);
+        let mut applied_messages = Vec::with_capacity(MESSAGES_PER_TURN);
+        running.node.campaign_if_alone();
+        running.work_off();
+        loop {
+            let log_is_idle = matches!(running.log, Some(Log::Idle(_)));
+            select! {
+                biased;
+                () = &mut stop => break,
+                done = running.write_done(), if !log_is_idle => {
+                    if !running.on_write_done(done) {
+                        return;
+                    }
+                    running.take_proposals(&mut proposals);
+                }
+                count = from_apply.recv_many(&mut applied_messages, MESSAGES_PER_TURN) => {
+                    if count == 0 {
+                        break;
+                    }
+                    running.on_apply_messages(&mut applied_messages);
+                }
+                () = &mut tick => {
+                    running.on_tick(&mut proposals);
+                    next_tick = next_tick.max(running.rt.mono_now()) + running.limits.heartbeat;
+                    tick = running.rt.sleep_until(next_tick);
+                }
+                Some(read) = new_reads.recv() => {
+                    running.reads.push(read);
+                    while let Ok(read) = new_reads.try_recv() {
+                        running.reads.push(read);
+                    }
+                }
+                // While a write is under way proposals gather in their queue: they are the next batch.
+                Some(proposal) = proposals.recv(), if log_is_idle && running.status.leader.is_some() => {
+                    running.held.push_back(proposal);
+                    running.take_proposals(&mut proposals);
+                }
+            }
+            running.work_off();
+        }
+        running.write_last().await;
+    }
+}
+
+impl Running {
+    async fn write_done(&mut self) -> Result<WriteDone, spawn::WorkerGone> {
+        match self.log.as_mut().expect("never left empty") {
+            Log::Writing(write) => write.await,
+            Log::Idle(_) => std::future::pending().await,
+        }
+    }
+
+    /// Returns false if the member cannot go on.
+    fn on_write_done(&mut self, done: Result<WriteDone, spawn::WorkerGone>) -> bool {
+        let Ok(WriteDone { wal, result, number, took }) = done else {
+            self.stopping.ask(StopReason::Failed("the log's worker ended".to_owned()));
+            return false;
+        };
+        self.log = Some(Log::Idle(wal));
+        self.metrics.wal_fsync_seconds.observe(took.as_secs_f64());
+        if let Err(error) = result {
+            // What a failed sync left on disk is unknown, and a second sync may lie. Stop rather than guess.
+            tracing::error!(error = %error, "the log failed; this member stops");
+            self.stopping.ask(StopReason::Failed(error.to_string()));
+            return false;
+        }
+        self.node.on_persisted(number);
+        true
+    }
+
+    fn on_apply_messages(&mut self, messages: &mut Vec<FromApply>) {
+        for message in messages.drain(..) {
+            match message {
+                FromApply::Applied { index, term } => {
+                    if index > self.applied.0 {
+                        self.node.on_applied(index);
+                        self.applied = (index, term);
+                    }
+                }
+                FromApply::ConfChange { change, reply } => match self.node.apply_conf_change(&change) {
+                    Ok(conf_state) => {
+                        // The apply loop waits for exactly this answer.
+                        let _ = reply.send(conf_state);
+                        self.refresh_status();
+                    }
+                    Err(error) => {
+                        tracing::error!(error = %error, "raft refuses a committed membership change; this member stops");
+                        self.stopping.ask(StopReason::Failed(error.to_string()));
+                    }
+                },
+                FromApply::Durable { index, conf_state } => self.on_durable(index, conf_state),
+            }
+        }
+        // The first entry of a founder's log makes it a voter: it need not wait for a tick to lead.
+        self.node.campaign_if_alone();
+    }
+
+    /// The database holds everything up to `index`: mark the log there once in a while, so that what is below may go.
+    fn on_durable(&mut self, index: LogIndex, conf_state: raftpb::ConfState) {
+        let keep_from = LogIndex(index.0.saturating_sub(self.limits.catchup_entries));
+        self.node.release_to(keep_from.min(self.marked), index, self.limits.log_memory_bytes);
+        if index.0 < self.marked.0 + self.limits.snapshot_count {
+            return;
+        }
+        let Some(term) = self.node.term_of(index) else { return };
+        self.marked = index;
+        self.next_write.mark =
+            Some(walpb::Snapshot { index: Some(index.0), term: Some(term.0), conf_state: Some(conf_state) });
+    }
+
+    fn on_tick(&mut self, proposals: &mut mpsc::Receiver<Proposal>) {
+        self.node.tick();
+        self.node.campaign_if_alone();
+        if self.status.leader.is_none() {
+            while self.held.len() < BATCH_REQUESTS_MAX
+                && let Ok(proposal) = proposals.try_recv()
+            {
+                self.held.push_back(proposal);
+            }
+            self.expire_held();
+        }
+        // The apply loop goes only when the member stops.
+        let _ = self.to_apply.send(ToApply::Tick);
+    }
+
+    fn expire_held(&mut self) {
+        let now = self.rt.mono_now();
+        while self.held.front().is_some_and(|proposal| proposal.waiter.deadline <= now) {
+            let proposal = self.held.pop_front().expect("just seen");
+            self.metrics.proposals_failed.inc();
+            let _ = proposal.waiter.reply.send(Err(Error::Timeout));
+        }
+    }
+
+    /// Proposes what is held and what waits in the queue, as one batch.
+    fn take_proposals(&mut self, proposals: &mut mpsc::Receiver<Proposal>) {
+        if self.status.leader.is_none() {
+            return;
+        }
+        let mut batch_bytes: usize = self.held.iter().map(|proposal| proposal.data.len()).sum();
+        while self.held.len() < BATCH_REQUESTS_MAX
+            && batch_bytes < BATCH_BYTES_MAX
+            && let Ok(proposal) = proposals.try_recv()
+        {
+            batch_bytes += proposal.data.len();
+            self.held.push_back(proposal);
+        }
+        if self.held.is_empty() {
+            return;
+        }
+        // Refused only without a leader: then they stay held, to be proposed when there is one.
+        if self.node.propose(self.held.iter().map(|proposal| proposal.data.clone())) {
+            let waiters: Vec<Waiter> = self.held.drain(..).map(|proposal| proposal.waiter).collect();
+            let _ = self.to_apply.send(ToApply::Proposed(waiters));
+        }
+    }
+
+    /// Asks for reads, takes all work that Raft has, starts the next write.
+    fn work_off(&mut self) {
+        self.ask_for_reads();
+        while let Some(work) = self.node.take_work() {
+            self.take(work);
+        }
+        self.refresh_status();
+        for reader in self.reads.take_ready(self.applied.0) {
+            // A reader that went away does not mind.
+            let _ = reader.send(());
+        }
+        self.start_write();
+    }
+
+    fn ask_for_reads(&mut self) {
+        let now = self.rt.mono_now();
+        if self.status.leader.is_some() && self.reads.wants_to_ask(now) {
+            self.read_contexts += 1;
+            // Unique in the cluster: the member's low bits and a count of this run.
+            let context = self.id.0 << 40 | self.read_contexts;
+            self.reads.ask(context, now);
+            self.node.read_index(context);
+        }
+    }
+
+    fn take(&mut self, work: Work) {
+        for (context, index) in work.reads {
+            self.reads.on_confirmed(context, index);
+        }
+        let next = &mut self.next_write;
+        let writes_nothing = work.entries.is_empty() && !work.must_sync;
+        if work.hard_state.is_some() {
+            next.hard_state = work.hard_state;
+        }
+        next.entries.extend(work.entries);
+        next.must_sync |= work.must_sync;
+        next.number = work.number;
+        // Work that needs no sync counts as durable, unless earlier work is still on its way: Raft wants it in order.
+        if writes_nothing && !next.is_due() && matches!(self.log, Some(Log::Idle(_))) {
+            self.node.on_persisted(work.number);
+        }
+        if !work.committed.is_empty() {
+            let _ = self.to_apply.send(ToApply::Committed(work.committed));
+        }
+    }
+
+    fn start_write(&mut self) {
+        if !self.next_write.is_due() {
+            return;
+        }
+        let mut wal = match self.log.take().expect("never left empty") {
+            Log::Idle(wal) => wal,
+            writing @ Log::Writing(_) => {
+                self.log = Some(writing);
+                return;
+            }
+        };
+        let NextWrite { hard_state, entries, must_sync, number, mark } = std::mem::take(&mut self.next_write);
+        let (worker, rt) = (Arc::clone(&self.wal_worker), Arc::clone(&self.rt));
+        self.log = Some(Log::Writing(Box::pin(async move {
+            spawn::run_on(&*worker, move || {
+                let start = rt.mono_now();
+                let result = write(&mut wal, &Batch { hard_state, entries, sync: must_sync }, mark);
+                WriteDone { wal, result, number, took: rt.mono_now() - start }
+            })
+            .await
+        })));
+    }
+
+    /// On a clean stop the commit index goes to disk too, for those who read the log with other tools.
+    async fn write_last(mut self) {
+        if let Some(Log::Writing(_)) = self.log {
+            let done = self.write_done().await;
+            if !self.on_write_done(done) {
+                return;
+            }
+        }
+        if let Some(Log::Idle(mut wal)) = self.log.take()
+            && let Some(hard_state) = self.next_write.hard_state.take()
+        {
+            let batch = Batch {
+                hard_state: Some(hard_state),
+                entries: std::mem::take(&mut self.next_write.entries),
+                sync: true,
+            };
+            let written = spawn::run_on(&*self.wal_worker, move || wal.append(&batch)).await;
+            if let Ok(Err(error)) = written {
+                tracing::warn!(error = %error, "the last write of the log failed");
+            }
+        }
+    }
+
+    /// Publishes what others want to know of Raft.
+    fn refresh_status(&mut self) {
+        let status = self.node.status();
+        // After the first applied entry of our own term nothing of an earlier term can be missing, and with no other voter
+        // nobody else can have written since.
+        let no_round = status.is_leader && status.is_sole_voter && self.applied.1 == status.term;
+        self.published.reads_need_no_round.store(no_round, Ordering::Release);
+        if status == self.status {
+            return;
+        }
+        let before = std::mem::replace(&mut self.status, status);
+        let leader_is_new = before.leader != status.leader;
+        if leader_is_new || (!before.has_committed_in_term && status.has_committed_in_term) {
+            self.reads.ask_again();
+        }
+        if leader_is_new && let Some(leader) = status.leader {
+            self.metrics.leader_changes.inc();
+            tracing::info!(member_id = %self.id, leader = %leader, term = status.term.0, "raft elected a leader");
+        }
+        self.published.term.store(status.term.0, Ordering::Release);
+        self.published.leader.store(status.leader.map_or(0, |id| id.0), Ordering::Release);
+        self.published.committed.store(status.committed.0, Ordering::Release);
+        self.metrics.has_leader.set(i64::from(status.leader.is_some()));
+        self.metrics.is_leader.set(i64::from(status.is_leader));
+        self.metrics.proposals_committed.set(status.committed.0 as i64);
+    }
+}
+
+/// One write: the batch, then a mark and the release of what is below it.
+fn write(wal: &mut Wal, batch: &Batch, mark: Option<walpb::Snapshot>) -> Result<(), WalError> {
+    wal.append(batch)?;
+    let Some(mark) = mark else { return Ok(()) };
+    let index = LogIndex(mark.index.unwrap_or(0));
+    wal.mark_snapshot(mark)?;
+    wal.release_below(index)
+}

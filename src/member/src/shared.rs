@@ -1,0 +1,169 @@
+//! What the handles of a member and its two loops share: channels, and a few numbers that anyone may read.
+//!
+//! The raft loop and the apply loop each own their state; nobody else touches it. What handles need to know at any moment is
+//! published here as plain atomics: each is written by one loop, and no two are read as one fact.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use quorate_proto::raftpb;
+use quorate_raft::node::Committed;
+use quorate_runtime::clock::MonoTime;
+use quorate_runtime::sync::{oneshot, watch};
+use quorate_store::Response;
+use quorate_types::{Error, LogIndex, MemberId, Term};
+
+/// The answer to a proposal.
+pub type Reply = oneshot::Sender<Result<Response, Error>>;
+
+/// Who waits for the entry with a request id, and until when.
+#[derive(Debug)]
+pub struct Waiter {
+    pub request_id: u64,
+    pub deadline: MonoTime,
+    pub reply: Reply,
+}
+
+/// A request on its way to the raft loop.
+#[derive(Debug)]
+pub struct Proposal {
+    /// The encoded `InternalRaftRequest`.
+    pub data: Bytes,
+    pub waiter: Waiter,
+}
+
+/// From the raft loop to the apply loop, in order.
+#[derive(Debug)]
+pub enum ToApply {
+    /// These requests were put into the log; their entries come later.
+    Proposed(Vec<Waiter>),
+    /// Apply these.
+    Committed(Vec<Committed>),
+    /// Time to look for waiters whose deadline passed.
+    Tick,
+}
+
+/// From the apply loop to the raft loop.
+#[derive(Debug)]
+pub enum FromApply {
+    /// Everything up to here is applied and visible.
+    Applied { index: LogIndex, term: Term },
+    /// A configuration change is due: Raft takes it and answers with the new configuration.
+    ConfChange { change: raftpb::ConfChange, reply: oneshot::Sender<raftpb::ConfState> },
+    /// The database durably holds everything up to here, under this configuration.
+    Durable { index: LogIndex, conf_state: raftpb::ConfState },
+}
+
+/// Why a member stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// It was asked to.
+    Asked,
+    /// It could not go on; the text says why and what to do.
+    Failed(String),
+}
+
+/// Raft's state as others see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RaftStatus {
+    /// The current term.
+    pub term: Term,
+    /// Who leads, if known.
+    pub leader: Option<MemberId>,
+    /// The last committed index.
+    pub committed: LogIndex,
+    /// The last applied index.
+    pub applied: LogIndex,
+    /// This member does not vote.
+    pub is_learner: bool,
+}
+
+/// Numbers that the loops publish.
+#[derive(Debug, Default)]
+pub struct Published {
+    pub term: AtomicU64,
+    /// 0 if none is known.
+    pub leader: AtomicU64,
+    pub committed: AtomicU64,
+    pub applied: AtomicU64,
+    /// We lead, nobody else votes, and everything of earlier terms is applied: what is visible now is linearizable.
+    pub reads_need_no_round: AtomicBool,
+}
+
+impl Published {
+    pub fn status(&self) -> RaftStatus {
+        let leader = self.leader.load(Ordering::Acquire);
+        RaftStatus {
+            term: Term(self.term.load(Ordering::Acquire)),
+            leader: (leader != 0).then_some(MemberId(leader)),
+            committed: LogIndex(self.committed.load(Ordering::Acquire)),
+            applied: LogIndex(self.applied.load(Ordering::Acquire)),
+            is_learner: false,
+        }
+    }
+}
+
+/// How a member ends: asked from anywhere, told once.
+#[derive(Debug)]
+pub struct Stopping {
+    /// Set once; the first reason stays.
+    asked: watch::Sender<Option<StopReason>>,
+    /// The loops have ended.
+    ended: watch::Sender<bool>,
+}
+
+impl Default for Stopping {
+    fn default() -> Self {
+        Self { asked: watch::Sender::new(None), ended: watch::Sender::new(false) }
+    }
+}
+
+impl Stopping {
+    /// Asks the loops to end. The first reason stays.
+    pub fn ask(&self, reason: StopReason) {
+        self.asked.send_if_modified(|current| {
+            let is_first = current.is_none();
+            if is_first {
+                *current = Some(reason);
+            }
+            is_first
+        });
+    }
+
+    /// True once somebody asked.
+    pub fn is_asked(&self) -> bool {
+        self.asked.borrow().is_some()
+    }
+
+    /// Waits until somebody asks.
+    pub async fn asked(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.asked.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// The loops have ended.
+    pub fn set_ended(&self) {
+        self.ended.send_replace(true);
+    }
+
+    /// Waits until the loops have ended, and says why they did.
+    pub async fn ended(&self) -> StopReason {
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+        self.asked.borrow().clone().unwrap_or(StopReason::Asked)
+    }
+}
+
+/// Runs `work` (a loop of the member) to its end. raft-rs and the store end in a panic when one of their invariants breaks;
+/// then the reason is kept and the whole member stops: what broke must not be used again.
+pub async fn stop_on_panic(name: &'static str, stopping: &Stopping, work: impl Future<Output = ()>) {
+    if let Err(panic) = std::panic::AssertUnwindSafe(work).catch_unwind().await {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no text");
+        tracing::error!(which = name, reason = text, "an invariant broke; this member stops");
+        stopping.ask(StopReason::Failed(format!("the {name} broke an invariant: {text}")));
+    }
+}

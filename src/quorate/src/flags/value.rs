@@ -1,0 +1,187 @@
+//! Kinds of flags and their values: what Go's flag types and etcd's own ones accept, and how they word a refusal.
+
+use crate::go::duration::GoDuration;
+use crate::go::number::{parse_bool, parse_int, parse_uint};
+use crate::go::quote::Quoted;
+use crate::urls::Url;
+
+/// etcd's feature gates with their defaults in 3.7.
+pub const FEATURE_GATES: [(&str, bool); 11] = [
+    ("AllAlpha", false),
+    ("AllBeta", false),
+    ("CompactHashCheck", false),
+    ("FastLeaseKeepAlive", true),
+    ("InitialCorruptCheck", false),
+    ("LeaseCheckpoint", false),
+    ("LeaseCheckpointPersist", false),
+    ("PriorityRequest", false),
+    ("SetMemberLocalAddr", false),
+    ("StopGRPCServiceOnDefrag", false),
+    ("TxnModeWriteWithSharedBuffer", true),
+];
+
+/// What a flag takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// May stand without a value, which means true.
+    Bool,
+    /// A signed number of 64 bits.
+    Int,
+    /// An unsigned number of 64 bits.
+    Uint,
+    /// An unsigned number of 32 bits.
+    Uint32,
+    /// `1m30s`.
+    Duration,
+    /// URLs separated by commas; an empty text leaves what was there.
+    Urls,
+    /// Origins (URLs) separated by commas, or `*`.
+    Origins,
+    /// Texts separated by commas.
+    Words,
+    /// One of these.
+    OneOf(&'static [&'static str]),
+    /// One of these; the refusal repeats the value, as that type of etcd's does.
+    OneOfRepeating(&'static [&'static str]),
+    /// `Name=true,Other=false`.
+    FeatureGates,
+    /// A name from before etcd 2.0: parsed like a boolean and dropped.
+    Dropped,
+}
+
+/// A flag's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Of [`Kind::Text`] and the two of one out of a list.
+    Text(String),
+    /// Of [`Kind::Bool`].
+    Bool(bool),
+    /// Of [`Kind::Int`].
+    Int(i64),
+    /// Of [`Kind::Uint`] and [`Kind::Uint32`].
+    Uint(u64),
+    /// Of [`Kind::Duration`].
+    Duration(GoDuration),
+    /// Of [`Kind::Urls`]: sorted, each once.
+    Urls(Vec<Url>),
+    /// Of [`Kind::Words`] and [`Kind::Origins`]: sorted, each once.
+    Words(Vec<String>),
+    /// Of [`Kind::FeatureGates`]: the gates that differ from their default, sorted.
+    Gates(Vec<(&'static str, bool)>),
+    /// The flag was given, but says nothing: an earlier value or the default stays.
+    Nothing,
+}
+
+impl Kind {
+    /// True if the flag may stand alone, so that the next word is never its value.
+    pub fn is_bool(self) -> bool {
+        matches!(self, Kind::Bool | Kind::Dropped)
+    }
+
+    /// Reads a value; the error is the reason that Go or etcd gives.
+    pub fn parse(self, text: &str) -> Result<Value, String> {
+        match self {
+            Kind::Text => Ok(Value::Text(text.to_owned())),
+            Kind::Bool => parse_bool(text).map(Value::Bool).map_err(|error| error.to_string()),
+            Kind::Int => parse_int(text).map(Value::Int).map_err(|error| error.to_string()),
+            Kind::Uint => parse_uint(text, 64).map(Value::Uint).map_err(|error| error.to_string()),
+            Kind::Uint32 => parse_uint(text, 32).map(Value::Uint).map_err(|error| {
+                // This type is etcd's own and shows strconv's error as it is.
+                let why = match error {
+                    crate::go::number::Error::Syntax => "invalid syntax",
+                    crate::go::number::Error::Range => "value out of range",
+                };
+                format!("strconv.ParseUint: parsing {}: {why}", Quoted(text))
+            }),
+            Kind::Duration => GoDuration::parse(text).map(Value::Duration).ok_or_else(|| "parse error".into()),
+            Kind::Urls if text.is_empty() => Ok(Value::Nothing),
+            Kind::Urls => Url::parse_list(text).map(Value::Urls),
+            Kind::Origins if text == "*" => Ok(Value::Words(vec!["*".into()])),
+            Kind::Origins => Ok(Value::Words(crate::urls::texts(&Url::parse_list(text)?))),
+            Kind::Words => {
+                let mut words: Vec<String> = text.split(',').map(str::to_owned).collect();
+                words.sort();
+                words.dedup();
+                Ok(Value::Words(words))
+            }
+            Kind::OneOf(valid) if valid.contains(&text) => Ok(Value::Text(text.to_owned())),
+            Kind::OneOf(_) => Err("invalid value".into()),
+            Kind::OneOfRepeating(valid) if valid.contains(&text) => Ok(Value::Text(text.to_owned())),
+            Kind::OneOfRepeating(_) => Err(format!("invalid value {}", Quoted(text))),
+            Kind::FeatureGates => parse_gates(text).map(Value::Gates),
+            Kind::Dropped => Ok(Value::Nothing),
+        }
+    }
+}
+
+fn parse_gates(text: &str) -> Result<Vec<(&'static str, bool)>, String> {
+    let mut gates = Vec::new();
+    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let Some((name, value)) = pair.split_once('=') else {
+            return Err(format!("missing bool value for {pair}"));
+        };
+        let (name, value) = (name.trim(), value.trim());
+        let on = parse_bool(value).map_err(|_| {
+            let why = format!("strconv.ParseBool: parsing {}: invalid syntax", Quoted(value));
+            format!("invalid value of {name}={value}, err: {why}")
+        })?;
+        let Some((known, default)) = FEATURE_GATES.iter().find(|(known, _)| *known == name) else {
+            return Err(format!("unrecognized feature gate: {name}"));
+        };
+        gates.retain(|(other, _)| other != known);
+        if on != *default {
+            gates.push((*known, on));
+        }
+    }
+    gates.sort_unstable();
+    Ok(gates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_worded_as_go_and_etcd_word_them() {
+        for (kind, text, why) in [
+            (Kind::Bool, "xx", "parse error"),
+            (Kind::Uint, "-1", "parse error"),
+            (Kind::Uint, "99999999999999999999", "value out of range"),
+            (Kind::Int, "0x", "parse error"),
+            (Kind::Uint32, "99999999999", "strconv.ParseUint: parsing \"99999999999\": value out of range"),
+            (Kind::Uint32, "x", "strconv.ParseUint: parsing \"x\": invalid syntax"),
+            (Kind::Duration, "5", "parse error"),
+            (Kind::Urls, "foo", "URL scheme must be http, https, unix, or unixs: foo"),
+            (Kind::OneOf(&["new", "existing"]), "bad", "invalid value"),
+            (Kind::OneOfRepeating(&["gone"]), "not-yet", "invalid value \"not-yet\""),
+            (Kind::FeatureGates, "Foo=true", "unrecognized feature gate: Foo"),
+            (Kind::FeatureGates, "AllBeta", "missing bool value for AllBeta"),
+            (
+                Kind::FeatureGates,
+                "AllBeta=x",
+                "invalid value of AllBeta=x, err: strconv.ParseBool: parsing \"x\": invalid syntax",
+            ),
+        ] {
+            assert_eq!(kind.parse(text), Err(why.to_owned()), "{kind:?} {text:?}");
+        }
+    }
+
+    #[test]
+    fn accepted_values() {
+        let words = |words: &[&str]| Ok(Value::Words(words.iter().map(|word| (*word).to_owned()).collect()));
+        assert_eq!(Kind::Words.parse("b,a,b"), words(&["a", "b"]));
+        assert_eq!(Kind::Origins.parse("*"), words(&["*"]));
+        assert_eq!(Kind::Urls.parse(""), Ok(Value::Nothing));
+        assert_eq!(Kind::Text.parse(""), Ok(Value::Text(String::new())));
+        assert_eq!(
+            Kind::FeatureGates.parse("AllAlpha=true,FastLeaseKeepAlive=true,AllAlpha=false"),
+            Ok(Value::Gates(vec![]))
+        );
+        assert_eq!(
+            Kind::FeatureGates.parse(" LeaseCheckpoint = t "),
+            Ok(Value::Gates(vec![("LeaseCheckpoint", true)]))
+        );
+    }
+}

@@ -1,0 +1,494 @@
+//! The driver over raft-rs: events in, work out, no I/O.
+//!
+//! raft-rs is a pure state machine that hands out a `Ready`: what to persist, what is committed, what to send. This file drives
+//! it step for step as its guide has it, in the asynchronous form, so that the next batch can be proposed while the last is
+//! being synced:
+//!
+//! 1. [`Node::tick`], [`Node::propose`], [`Node::read_index`] feed events.
+//! 2. [`Node::take_work`] turns a `Ready` into [`Work`]. Its entries are in the in-memory log from then on.
+//! 3. The owner applies `Work::committed` and has `Work::hard_state` and `Work::entries` written and synced by the log.
+//! 4. When they are durable, [`Node::on_persisted`] says so. Only then do they count towards the quorum.
+//! 5. When entries are applied, [`Node::on_applied`] says so; when the database holds them, [`Node::release_to`].
+//!
+//! Elections draw their timeout from a generator that raft-rs keeps to itself and seeds past every simulator; so after every
+//! event it is set from the runtime's own seeded stream, drawn anew when term, role or leader changed.
+//!
+//! What is not handled here: peers. With one voter, Raft sends nothing, and that is asserted.
+
+use bytes::Bytes;
+use quorate_proto::raftpb;
+use quorate_types::{LogIndex, MemberId, Term};
+use raft::eraftpb::{Entry, Message, MessageType};
+use raft::{Config, RawNode, StateRole};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng;
+
+use crate::drain;
+use crate::log::{MemoryLog, Position};
+use crate::wire;
+
+/// Entries that one `Ready` may commit, in bytes: what apply gets at once.
+const COMMITTED_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes of log that a message to a peer may carry (etcd `server/etcdserver/bootstrap.go`).
+const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+
+/// Append messages on their way to one peer (etcd `server/etcdserver/raft.go`).
+const INFLIGHT_MESSAGES_MAX: usize = 512;
+
+/// What a node is started from.
+#[derive(Debug)]
+pub struct NodeConfig {
+    /// Who we are.
+    pub id: MemberId,
+    /// Ticks without a leader until an election starts; the real timeout is drawn from one to two times this.
+    pub election_ticks: usize,
+    /// Ask before raising the term (Raft thesis 9.6).
+    pub pre_vote: bool,
+    /// The last entry that the state machine holds.
+    pub applied: LogIndex,
+    /// The last entry before `entries`.
+    pub base: Position,
+    /// The recovered log.
+    pub entries: Vec<raftpb::Entry>,
+    /// The recovered variables.
+    pub hard_state: raftpb::HardState,
+    /// The configuration at `applied`.
+    pub conf_state: raftpb::ConfState,
+}
+
+/// The node cannot start from what was recovered.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// An entry of the log cannot be put into Raft.
+    #[error(transparent)]
+    Wire(#[from] wire::WireError),
+    /// raft-rs refuses the configuration.
+    #[error("raft refuses to start: {0}")]
+    Refused(String),
+}
+
+/// A committed entry, ready to be applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Committed {
+    /// Its position.
+    pub index: LogIndex,
+    /// Its term.
+    pub term: Term,
+    /// What it holds.
+    pub payload: Payload,
+}
+
+/// What an entry holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Payload {
+    /// Nothing: a leader's first entry, or what a refused configuration change turned into.
+    Empty,
+    /// An encoded `InternalRaftRequest`.
+    Request(Bytes),
+    /// A configuration change.
+    ConfChange(raftpb::ConfChange),
+}
+
+/// What has to be done after some events.
+#[derive(Debug)]
+pub struct Work {
+    /// Names this work in [`Node::on_persisted`].
+    pub number: u64,
+    /// Variables to write, if they changed.
+    pub hard_state: Option<raftpb::HardState>,
+    /// Entries to write.
+    pub entries: Vec<raftpb::Entry>,
+    /// The writes must be synced before [`Node::on_persisted`]; otherwise (a commit index alone) they need not be.
+    pub must_sync: bool,
+    /// Entries to apply, in order.
+    pub committed: Vec<Committed>,
+    /// Read indexes that were confirmed: context and index.
+    pub reads: Vec<(u64, LogIndex)>,
+}
+
+/// What the node knows of the cluster, for status and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// The current term.
+    pub term: Term,
+    /// Who leads, if known.
+    pub leader: Option<MemberId>,
+    /// We lead.
+    pub is_leader: bool,
+    /// The last committed entry.
+    pub committed: LogIndex,
+    /// An entry of the current term is committed: reads may be confirmed.
+    pub has_committed_in_term: bool,
+    /// We are the only voter.
+    pub is_sole_voter: bool,
+}
+
+/// One Raft node.
+pub struct Node {
+    raw: RawNode<MemoryLog>,
+    id: MemberId,
+    jitter: ChaCha8Rng,
+    election_ticks: usize,
+    election_timeout_ticks: usize,
+    jitter_drawn_for: (u64, StateRole, u64),
+}
+
+impl Node {
+    /// A node that continues from `config`; `jitter` is where its election timeouts are drawn from.
+    pub fn new(config: NodeConfig, jitter: ChaCha8Rng) -> Result<Self, NodeError> {
+        let raft_config = Config {
+            id: config.id.0,
+            election_tick: config.election_ticks,
+            heartbeat_tick: 1,
+            applied: config.applied.0,
+            max_size_per_msg: MESSAGE_BYTES_MAX,
+            max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
+            max_committed_size_per_ready: COMMITTED_BYTES_MAX,
+            check_quorum: true,
+            pre_vote: config.pre_vote,
+            ..Config::default()
+        };
+        raft_config.validate().map_err(|error| NodeError::Refused(error.to_string()))?;
+        let learners = config.conf_state.learners.clone();
+        let entries: Vec<Entry> = config
+            .entries
+            .into_iter()
+            .map(|entry| wire::entry_to_raft(entry, |id| learners.contains(&id)))
+            .collect::<Result<_, _>>()?;
+        let log = MemoryLog::new(
+            config.base,
+            entries,
+            wire::hard_state_to_raft(&config.hard_state),
+            wire::conf_state_to_raft(&config.conf_state),
+        );
+        let raw =
+            RawNode::new(&raft_config, log, &drain::logger()).map_err(|error| NodeError::Refused(error.to_string()))?;
+        let mut node = Self {
+            jitter_drawn_for: (raw.raft.term, raw.raft.state, raw.raft.leader_id),
+            raw,
+            id: config.id,
+            jitter,
+            election_ticks: config.election_ticks,
+            election_timeout_ticks: config.election_ticks,
+        };
+        node.draw_election_timeout();
+        node.keep_election_timeout();
+        Ok(node)
+    }
+
+    /// One heartbeat interval passed.
+    pub fn tick(&mut self) {
+        self.raw.tick();
+        self.keep_election_timeout();
+    }
+
+    /// Starts an election now if no other member could win one: a sole voter need not wait for a timeout.
+    pub fn campaign_if_alone(&mut self) {
+        let raft = &self.raw.raft;
+        // Raft refuses to campaign while a committed configuration change may be still to be applied.
+        let is_caught_up = raft.raft_log.applied >= raft.raft_log.committed;
+        if is_caught_up && raft.leader_id == raft::INVALID_ID && self.status().is_sole_voter {
+            // An error would mean that we lead already.
+            let _ = self.raw.campaign();
+            self.keep_election_timeout();
+        }
+    }
+
+    /// Proposes requests (each an encoded `InternalRaftRequest`), as one message with one entry each: raft-rs appends them at
+    /// once, and copies no bytes. Returns false if nothing can be proposed now: there is no leader to take it.
+    #[must_use]
+    pub fn propose(&mut self, requests: impl IntoIterator<Item = Bytes>) -> bool {
+        let entries: Vec<Entry> = requests
+            .into_iter()
+            .map(|data| {
+                let mut entry = Entry::default();
+                entry.set_data(data);
+                entry
+            })
+            .collect();
+        self.step_proposal(entries)
+    }
+
+    /// Proposes one configuration change. Returns false if there is no leader to take it.
+    #[must_use]
+    pub fn propose_conf_change(&mut self, change: &raftpb::ConfChange) -> bool {
+        use prost::Message as _;
+        let entry = raftpb::Entry {
+            r#type: Some(raftpb::EntryType::EntryConfChange as i32),
+            data: Some(change.encode_to_vec().into()),
+            ..raftpb::Entry::default()
+        };
+        let entry = wire::entry_to_raft(entry, |id| self.is_learner(id)).expect("just encoded");
+        self.step_proposal(vec![entry])
+    }
+
+    fn step_proposal(&mut self, entries: Vec<Entry>) -> bool {
+        debug_assert!(!entries.is_empty());
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.set_from(self.id.0);
+        message.set_entries(entries.into());
+        let taken = self.raw.step(message).is_ok();
+        self.keep_election_timeout();
+        taken
+    }
+
+    /// Asks for a read index. The answer comes as [`Work::reads`] with this `context`, or never: a node without a leader, or
+    /// without a commit in its term, drops the question. Contexts must be unique in the cluster.
+    pub fn read_index(&mut self, context: u64) {
+        self.raw.read_index(context.to_be_bytes().to_vec());
+    }
+
+    /// What has to be done now; `None` if nothing.
+    pub fn take_work(&mut self) -> Option<Work> {
+        if !self.raw.has_ready() {
+            return None;
+        }
+        let mut ready = self.raw.ready();
+        assert!(
+            ready.messages().is_empty() && ready.persisted_messages().is_empty(),
+            "a sole voter has nobody to send to"
+        );
+        let reads = ready
+            .take_read_states()
+            .into_iter()
+            .filter_map(|state| {
+                let context = state.request_ctx.as_slice().try_into().ok()?;
+                Some((u64::from_be_bytes(context), LogIndex(state.index)))
+            })
+            .collect();
+        let new_entries = ready.take_entries();
+        let hard_state = ready.hs().cloned();
+        let work = Work {
+            number: ready.number(),
+            hard_state: hard_state.as_ref().map(wire::hard_state_from_raft),
+            entries: new_entries.iter().map(wire::entry_from_raft).collect(),
+            must_sync: ready.must_sync(),
+            committed: ready.take_committed_entries().into_iter().map(committed).collect(),
+            reads,
+        };
+        // The in-memory log answers raft-rs from now on, also before the disk has the entries: raft-rs counts them as ours
+        // only once `on_persisted` was called.
+        let log = self.raw.mut_store();
+        log.append(&new_entries);
+        if let Some(hard_state) = hard_state {
+            log.set_hard_state(hard_state);
+        }
+        self.raw.advance_append_async(ready);
+        Some(work)
+    }
+
+    /// All work up to `number` is durable.
+    pub fn on_persisted(&mut self, number: u64) {
+        self.raw.on_persist_ready(number);
+    }
+
+    /// The state machine holds everything up to `index`.
+    pub fn on_applied(&mut self, index: LogIndex) {
+        self.raw.advance_apply_to(index.0);
+    }
+
+    /// Takes an applied configuration change into Raft's configuration, and returns the new one.
+    pub fn apply_conf_change(&mut self, change: &raftpb::ConfChange) -> Result<raftpb::ConfState, NodeError> {
+        let inside = wire::conf_change_to_raft(change, |id| self.is_learner(id));
+        let state = self.raw.apply_conf_change(&inside).map_err(|error| NodeError::Refused(error.to_string()))?;
+        self.raw.mut_store().set_conf_state(state.clone());
+        self.keep_election_timeout();
+        Ok(wire::conf_state_from_raft(&state))
+    }
+
+    /// Forgets entries up to `index`, and more (up to `durable`) if what is kept weighs more than `budget_bytes`.
+    pub fn release_to(&mut self, index: LogIndex, durable: LogIndex, budget_bytes: usize) {
+        let applied = self.raw.raft.raft_log.applied;
+        let log = self.raw.mut_store();
+        log.release_to(index.0.min(applied));
+        log.shrink_to(budget_bytes, durable.0.min(applied));
+    }
+
+    /// The term of an entry that is still in memory, or of the last one that is not.
+    pub fn term_of(&self, index: LogIndex) -> Option<Term> {
+        self.raw.raft.raft_log.term(index.0).ok().map(Term)
+    }
+
+    /// What the node knows now.
+    pub fn status(&self) -> NodeStatus {
+        let raft = &self.raw.raft;
+        let conf = raft.prs().conf().to_conf_state();
+        NodeStatus {
+            term: Term(raft.term),
+            leader: (raft.leader_id != raft::INVALID_ID).then_some(MemberId(raft.leader_id)),
+            is_leader: raft.state == StateRole::Leader,
+            committed: LogIndex(raft.raft_log.committed),
+            has_committed_in_term: raft.commit_to_current_term(),
+            is_sole_voter: conf.get_voters() == [self.id.0] && conf.get_voters_outgoing().is_empty(),
+        }
+    }
+
+    fn is_learner(&self, id: u64) -> bool {
+        self.raw.raft.prs().conf().to_conf_state().get_learners().contains(&id)
+    }
+
+    fn draw_election_timeout(&mut self) {
+        let ticks = self.election_ticks as u64;
+        let extra = self.jitter.next_u64() % ticks;
+        self.election_timeout_ticks = self.election_ticks + extra as usize;
+    }
+
+    fn keep_election_timeout(&mut self) {
+        let raft = &self.raw.raft;
+        let now = (raft.term, raft.state, raft.leader_id);
+        if now != self.jitter_drawn_for {
+            self.jitter_drawn_for = now;
+            self.draw_election_timeout();
+        }
+        self.raw.raft.set_randomized_election_timeout(self.election_timeout_ticks);
+    }
+}
+
+fn committed(entry: Entry) -> Committed {
+    let (index, term) = (LogIndex(entry.index), Term(entry.term));
+    let outside = wire::entry_from_raft(&entry);
+    let payload = match outside.data {
+        None => Payload::Empty,
+        Some(data) if outside.r#type == Some(raftpb::EntryType::EntryConfChange as i32) => {
+            use prost::Message as _;
+            // It was decoded when it entered Raft.
+            Payload::ConfChange(raftpb::ConfChange::decode(data).expect("decoded before"))
+        }
+        Some(data) => Payload::Request(data),
+    };
+    Committed { index, term, payload }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message as _;
+    use rand_chacha::rand_core::SeedableRng;
+
+    const ME: MemberId = MemberId(0x8e9e_05c5_2164_694d);
+
+    fn founding_entry() -> raftpb::Entry {
+        let change = raftpb::ConfChange {
+            id: None,
+            r#type: Some(raftpb::ConfChangeType::ConfChangeAddNode as i32),
+            node_id: Some(ME.0),
+            context: Some(Bytes::from_static(b"{}")),
+        };
+        raftpb::Entry {
+            r#type: Some(raftpb::EntryType::EntryConfChange as i32),
+            term: Some(1),
+            index: Some(1),
+            data: Some(change.encode_to_vec().into()),
+        }
+    }
+
+    fn founder() -> Node {
+        let config = NodeConfig {
+            id: ME,
+            election_ticks: 10,
+            pre_vote: true,
+            applied: LogIndex(0),
+            base: Position::default(),
+            entries: vec![founding_entry()],
+            hard_state: raftpb::HardState { term: Some(1), vote: Some(0), commit: Some(1) },
+            conf_state: raftpb::ConfState::default(),
+        };
+        Node::new(config, ChaCha8Rng::from_seed([1; 32])).unwrap()
+    }
+
+    /// Does all work at once; returns what was committed.
+    fn settle(node: &mut Node) -> Vec<Committed> {
+        let mut all = Vec::new();
+        while let Some(work) = node.take_work() {
+            node.on_persisted(work.number);
+            for entry in work.committed {
+                if let Payload::ConfChange(change) = &entry.payload {
+                    node.apply_conf_change(change).unwrap();
+                }
+                node.on_applied(entry.index);
+                all.push(entry);
+            }
+        }
+        all
+    }
+
+    fn leader() -> Node {
+        let mut node = founder();
+        settle(&mut node);
+        node.campaign_if_alone();
+        settle(&mut node);
+        assert!(node.status().is_leader);
+        node
+    }
+
+    #[test]
+    fn a_founder_applies_its_own_membership_then_leads_term_two() {
+        let mut node = founder();
+        assert_eq!(node.status().is_sole_voter, false);
+        let founding = settle(&mut node);
+        assert!(matches!(
+            founding[..],
+            [Committed { index: LogIndex(1), term: Term(1), payload: Payload::ConfChange(_) }]
+        ));
+        node.campaign_if_alone();
+        let first = settle(&mut node);
+        assert_eq!(first, [Committed { index: LogIndex(2), term: Term(2), payload: Payload::Empty }]);
+        let status = node.status();
+        assert_eq!(status.leader, Some(ME));
+        assert!(status.has_committed_in_term && status.is_sole_voter);
+    }
+
+    #[test]
+    fn a_batch_is_one_append_and_counts_only_when_persisted() {
+        let mut node = leader();
+        assert!(node.propose([Bytes::from_static(b"a"), Bytes::from_static(b"b")]));
+        let work = node.take_work().unwrap();
+        assert_eq!(work.entries.len(), 2);
+        assert!(work.must_sync && work.committed.is_empty());
+        // The next batch may be handed out before the first is durable, but neither is committed.
+        assert!(node.propose([Bytes::from_static(b"c")]));
+        let next = node.take_work().unwrap();
+        assert!(next.committed.is_empty() && node.take_work().is_none());
+        node.on_persisted(work.number);
+        let after = node.take_work().unwrap();
+        let payloads: Vec<_> = after.committed.iter().map(|entry| entry.payload.clone()).collect();
+        assert_eq!(payloads, [Payload::Request(Bytes::from_static(b"a")), Payload::Request(Bytes::from_static(b"b"))]);
+        node.on_persisted(after.number);
+        node.on_persisted(next.number);
+        assert_eq!(settle(&mut node).len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_proposed_without_a_leader() {
+        let mut node = founder();
+        settle(&mut node);
+        assert!(!node.propose([Bytes::from_static(b"a")]));
+    }
+
+    #[test]
+    fn a_read_index_is_confirmed_at_once_by_a_sole_voter() {
+        let mut node = leader();
+        node.read_index(77);
+        let work = node.take_work().unwrap();
+        assert_eq!(work.reads, [(77, LogIndex(2))]);
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_timeouts() {
+        let draw = |seed| {
+            let mut node = founder();
+            node.jitter = ChaCha8Rng::from_seed([seed; 32]);
+            (0..20)
+                .map(|_| {
+                    node.draw_election_timeout();
+                    node.election_timeout_ticks
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(draw(3), draw(3));
+        assert_ne!(draw(3), draw(4));
+        assert!(draw(3).iter().all(|ticks| (10..20).contains(ticks)));
+    }
+}

@@ -1,0 +1,199 @@
+//! Between raft-rs and etcd: the only place that knows both.
+//!
+//! raft-rs decodes the data of a conf-change entry itself, and its `ConfChangeType` numbers are not etcd's (etcd: UpdateNode 2,
+//! AddLearnerNode 3; raft-rs: AddLearnerNode 2, and no update). So inside raft-rs a conf-change entry holds raft-rs's form in
+//! `data` and etcd's original bytes in `context`; in the log and on the wire only etcd's bytes exist. An etcd UpdateNode
+//! changes nothing that Raft knows of: inside it is AddNode for a voter, AddLearnerNode for a learner, both of which leave the
+//! configuration as it is.
+//!
+//! What raft-rs parses is always encoded here from a message that prost decoded, never bytes that came from a peer:
+//! rust-protobuf 2.28 recurses without bound on hostile input (RUSTSEC-2024-0437).
+
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_proto::raftpb;
+use raft::eraftpb;
+
+/// An entry that cannot be put into Raft.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// The data of a conf-change entry is not a `raftpb.ConfChange`.
+    #[error("entry {index}: its data is not a configuration change: {reason}")]
+    BadConfChange {
+        /// Index of the entry.
+        index: u64,
+        /// What the decoder said.
+        reason: String,
+    },
+    /// An entry type that etcd never writes (a joint configuration change), or none that is known.
+    #[error("entry {index}: type {entry_type} is not supported: members change one at a time, by ConfChange")]
+    UnsupportedType {
+        /// Index of the entry.
+        index: u64,
+        /// The number found.
+        entry_type: i32,
+    },
+}
+
+/// An entry as raft-rs holds it, from one as etcd writes it. `is_learner` tells whether a node is a learner by now.
+pub fn entry_to_raft(entry: raftpb::Entry, is_learner: impl Fn(u64) -> bool) -> Result<eraftpb::Entry, WireError> {
+    let mut out = eraftpb::Entry::default();
+    out.set_term(entry.term.unwrap_or(0));
+    out.set_index(entry.index.unwrap_or(0));
+    let data = entry.data.unwrap_or_default();
+    match entry.r#type.unwrap_or(0) {
+        raft_type if raft_type == raftpb::EntryType::EntryNormal as i32 => out.set_data(data),
+        raft_type if raft_type == raftpb::EntryType::EntryConfChange as i32 => {
+            let change = raftpb::ConfChange::decode(data.clone())
+                .map_err(|error| WireError::BadConfChange { index: out.get_index(), reason: error.to_string() })?;
+            out.set_entry_type(eraftpb::EntryType::EntryConfChange);
+            out.set_data(encode(&conf_change_to_raft(&change, is_learner)));
+            out.set_context(data);
+        }
+        entry_type => return Err(WireError::UnsupportedType { index: out.get_index(), entry_type }),
+    }
+    Ok(out)
+}
+
+/// An entry as etcd writes it, from one as raft-rs holds it. Normal entries carry no type, as etcd 3.7 has it.
+pub fn entry_from_raft(entry: &eraftpb::Entry) -> raftpb::Entry {
+    let (entry_type, data) = match entry.get_entry_type() {
+        // raft-rs puts an empty normal entry in place of a change that it refuses, and begins a term with one.
+        eraftpb::EntryType::EntryNormal => (None, entry.data.clone()),
+        eraftpb::EntryType::EntryConfChange => (Some(raftpb::EntryType::EntryConfChange as i32), entry.context.clone()),
+        eraftpb::EntryType::EntryConfChangeV2 => {
+            unreachable!("no joint configuration change is ever proposed or let in")
+        }
+    };
+    raftpb::Entry {
+        r#type: entry_type,
+        term: Some(entry.get_term()),
+        index: Some(entry.get_index()),
+        data: (!data.is_empty()).then_some(data),
+    }
+}
+
+/// A configuration change as raft-rs understands it.
+pub fn conf_change_to_raft(change: &raftpb::ConfChange, is_learner: impl Fn(u64) -> bool) -> eraftpb::ConfChange {
+    let node_id = change.node_id.unwrap_or(0);
+    let mut out = eraftpb::ConfChange::default();
+    out.set_node_id(node_id);
+    out.set_change_type(match change.r#type() {
+        raftpb::ConfChangeType::ConfChangeAddNode => eraftpb::ConfChangeType::AddNode,
+        raftpb::ConfChangeType::ConfChangeRemoveNode => eraftpb::ConfChangeType::RemoveNode,
+        raftpb::ConfChangeType::ConfChangeAddLearnerNode => eraftpb::ConfChangeType::AddLearnerNode,
+        raftpb::ConfChangeType::ConfChangeUpdateNode if is_learner(node_id) => eraftpb::ConfChangeType::AddLearnerNode,
+        raftpb::ConfChangeType::ConfChangeUpdateNode => eraftpb::ConfChangeType::AddNode,
+    });
+    out
+}
+
+/// A configuration as etcd writes it.
+pub fn conf_state_from_raft(state: &eraftpb::ConfState) -> raftpb::ConfState {
+    raftpb::ConfState {
+        voters: state.get_voters().to_vec(),
+        learners: state.get_learners().to_vec(),
+        voters_outgoing: state.get_voters_outgoing().to_vec(),
+        learners_next: state.get_learners_next().to_vec(),
+        auto_leave: Some(state.get_auto_leave()),
+    }
+}
+
+/// A configuration as raft-rs holds it.
+pub fn conf_state_to_raft(state: &raftpb::ConfState) -> eraftpb::ConfState {
+    let mut out = eraftpb::ConfState::default();
+    out.set_voters(state.voters.clone());
+    out.set_learners(state.learners.clone());
+    out.set_voters_outgoing(state.voters_outgoing.clone());
+    out.set_learners_next(state.learners_next.clone());
+    out.set_auto_leave(state.auto_leave.unwrap_or(false));
+    out
+}
+
+/// Raft's durable variables as etcd writes them.
+pub fn hard_state_from_raft(state: &eraftpb::HardState) -> raftpb::HardState {
+    raftpb::HardState { term: Some(state.term), vote: Some(state.vote), commit: Some(state.commit) }
+}
+
+/// Raft's durable variables as raft-rs holds them.
+pub fn hard_state_to_raft(state: &raftpb::HardState) -> eraftpb::HardState {
+    let mut out = eraftpb::HardState::default();
+    out.set_term(state.term.unwrap_or(0));
+    out.set_vote(state.vote.unwrap_or(0));
+    out.set_commit(state.commit.unwrap_or(0));
+    out
+}
+
+fn encode(message: &impl protobuf::Message) -> Bytes {
+    // The message was built here from plain numbers; encoding into memory cannot fail.
+    Bytes::from(message.write_to_bytes().expect("encoding into memory"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protobuf::Message as _;
+
+    fn conf_change_entry(change_type: raftpb::ConfChangeType, node_id: u64) -> raftpb::Entry {
+        let change = raftpb::ConfChange {
+            id: Some(7),
+            r#type: Some(change_type as i32),
+            node_id: Some(node_id),
+            context: Some(Bytes::from_static(b"{\"id\":9}")),
+        };
+        raftpb::Entry {
+            r#type: Some(raftpb::EntryType::EntryConfChange as i32),
+            term: Some(2),
+            index: Some(5),
+            data: Some(change.encode_to_vec().into()),
+        }
+    }
+
+    fn inside(entry: &eraftpb::Entry) -> eraftpb::ConfChange {
+        eraftpb::ConfChange::parse_from_bytes(&entry.data).unwrap()
+    }
+
+    #[test]
+    fn etcd_bytes_come_back_unchanged() {
+        for change_type in [
+            raftpb::ConfChangeType::ConfChangeAddNode,
+            raftpb::ConfChangeType::ConfChangeRemoveNode,
+            raftpb::ConfChangeType::ConfChangeUpdateNode,
+            raftpb::ConfChangeType::ConfChangeAddLearnerNode,
+        ] {
+            let entry = conf_change_entry(change_type, 9);
+            let inside = entry_to_raft(entry.clone(), |_| false).unwrap();
+            assert_eq!(entry_from_raft(&inside), entry);
+        }
+        let normal =
+            raftpb::Entry { r#type: None, term: Some(2), index: Some(6), data: Some(Bytes::from_static(b"x")) };
+        assert_eq!(entry_from_raft(&entry_to_raft(normal.clone(), |_| false).unwrap()), normal);
+    }
+
+    #[test]
+    fn the_four_types_mean_what_etcd_means() {
+        use eraftpb::ConfChangeType as Inside;
+        use raftpb::ConfChangeType as Etcd;
+        let type_inside = |change_type, is_learner: bool| {
+            inside(&entry_to_raft(conf_change_entry(change_type, 9), |_| is_learner).unwrap()).get_change_type()
+        };
+        assert_eq!(type_inside(Etcd::ConfChangeAddNode, false), Inside::AddNode);
+        assert_eq!(type_inside(Etcd::ConfChangeRemoveNode, false), Inside::RemoveNode);
+        assert_eq!(type_inside(Etcd::ConfChangeAddLearnerNode, false), Inside::AddLearnerNode);
+        assert_eq!(type_inside(Etcd::ConfChangeUpdateNode, false), Inside::AddNode);
+        assert_eq!(type_inside(Etcd::ConfChangeUpdateNode, true), Inside::AddLearnerNode);
+    }
+
+    #[test]
+    fn joint_changes_and_garbage_are_refused() {
+        let mut entry = conf_change_entry(raftpb::ConfChangeType::ConfChangeAddNode, 9);
+        entry.r#type = Some(raftpb::EntryType::EntryConfChangeV2 as i32);
+        assert_eq!(
+            entry_to_raft(entry.clone(), |_| false),
+            Err(WireError::UnsupportedType { index: 5, entry_type: 2 })
+        );
+        entry.r#type = Some(raftpb::EntryType::EntryConfChange as i32);
+        entry.data = Some(Bytes::from_static(b"\xff\xff"));
+        assert!(matches!(entry_to_raft(entry, |_| false), Err(WireError::BadConfChange { index: 5, .. })));
+    }
+}
