@@ -287,7 +287,7 @@ impl History {
     fn note(&mut self, finished: &[Finished]) {
         for finished in finished {
             match finished {
-                Finished::Flushed(index) => self.flushed = *index,
+                Finished::Flushed { index, .. } => self.flushed = *index,
                 Finished::Compacted(revision) => assert!(*revision <= Revision(self.model.compacted)),
             }
         }
@@ -309,7 +309,7 @@ impl History {
             finished.extend(some);
         }
         for finished in finished {
-            if let Finished::Flushed(index) = finished {
+            if let Finished::Flushed { index, .. } = finished {
                 self.flushed = index;
             }
         }
