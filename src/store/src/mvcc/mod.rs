@@ -1,11 +1,11 @@
 //! The key space with its history: every write makes a row under a new revision, and old rows stay until compacted.
 //!
 //! The story of a revision. An entry that writes takes the next number, `main`, for all it writes; its writes are counted
-//! by `sub` from 0. [`write`] asks the [`index`] what the key was, which tells the new row's create revision and version,
-//! encodes the row once ([`encode`]) and appends it to the pending rows; nothing of that can be seen before the entry is
-//! complete and a view is published. [`txn`] puts several of these under one number. [`range`] finds keys in the index,
+//! by `sub` from 0. `write` asks the [`index`] what the key was, which tells the new row's create revision and version,
+//! encodes the row once (`encode`) and appends it to the pending rows; nothing of that can be seen before the entry is
+//! complete and a view is published. `txn` puts several of these under one number. `range` finds keys in the index,
 //! whose rows then come from memory or from the database. Compaction makes revisions below a bound unreadable at once and
-//! lets the rows that nobody can read any more be deleted later, a slice at a time ([`compact`]).
+//! lets the rows that nobody can read any more be deleted later, a slice at a time (`compact`).
 
 pub(crate) mod compact;
 pub(crate) mod encode;
