@@ -178,7 +178,9 @@ mod tests {
 
     #[test]
     fn blocks_are_found_between_everything_else_however_the_bytes_come() {
-        let cases: [(&str, Vec<Vec<u8>>, &[&[u8]]); 8] = [
+        /// What it is, its frames, the blocks in them.
+        type Case = (&'static str, Vec<Vec<u8>>, &'static [&'static [u8]]);
+        let cases: [Case; 8] = [
             ("no block", vec![frame(0x4, 0, &[]), frame(0x6, 0, b"pingping")], &[]),
             ("plain", vec![frame(0x1, 0x4, b"block"), frame(0x0, 0x1, b"data")], &[b"block"]),
             ("padded", vec![frame(0x1, 0x8, b"\x03block..."), frame(0x1, 0x4, b"next")], &[b"block", b"next"]),

@@ -289,7 +289,9 @@ mod tests {
         let long = [b"\x7f\x79https://".as_slice(), &[b'x'; 240]].concat();
         let long_repaired = [b"\x7f\x79httpsB--".as_slice(), &[b'x'; 240]].concat();
         let name_coded = [b"\x40\x88".as_slice(), AUTHORITY_CODED].concat();
-        let cases: [(&str, &[u8], &[u8], &[u8]); 22] = [
+        /// What it is, what comes before the value, the value, what it becomes.
+        type Case<'a> = (&'a str, &'a [u8], &'a [u8], &'a [u8]);
+        let cases: [Case<'_>; 22] = [
             ("to be indexed", b"\x41", plain, plain_repaired),
             ("not to be indexed", b"\x01", plain, plain_repaired),
             ("never to be indexed", b"\x11", plain, plain_repaired),

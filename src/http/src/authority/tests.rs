@@ -154,9 +154,9 @@ enum Field {
 
 #[derive(Clone, Copy, Debug)]
 enum Form {
-    ToIndex,
-    NotToIndex,
-    NeverToIndex,
+    Indexing,
+    Unindexed,
+    NeverIndexed,
 }
 
 /// An integer behind a prefix of `prefix_bits`, whose byte begins with `top` (RFC 7541, section 5.1).
@@ -185,9 +185,9 @@ impl Field {
             Field::TableSize(size) => put_integer(block, 0x20, 5, (*size).into()),
             Field::Literal { form, name, value } => {
                 let (top, prefix_bits) = match form {
-                    Form::ToIndex => (0x40, 6),
-                    Form::NotToIndex => (0x00, 4),
-                    Form::NeverToIndex => (0x10, 4),
+                    Form::Indexing => (0x40, 6),
+                    Form::Unindexed => (0x00, 4),
+                    Form::NeverIndexed => (0x10, 4),
                 };
                 let authority = match name {
                     Ok(index) => {
@@ -218,7 +218,7 @@ impl Field {
 }
 
 fn field() -> impl Strategy<Value = Field> {
-    let form = prop_oneof![Just(Form::ToIndex), Just(Form::NotToIndex), Just(Form::NeverToIndex)];
+    let form = prop_oneof![Just(Form::Indexing), Just(Form::Unindexed), Just(Form::NeverIndexed)];
     let name = prop_oneof![
         3 => Just(Ok(1)),
         3 => (1..400u16).prop_map(Ok),
