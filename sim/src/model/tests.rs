@@ -115,7 +115,13 @@ fn a_refused_transaction_changes_nothing() {
     let both = pb::TxnRequest { success: vec![put_op("a", "1"), delete], ..Default::default() };
     let mut other = model.clone();
     assert!(other.execute(&Request::Txn(both)).is_ok(), "etcd does not see this overlap");
-    assert_eq!(other.changes_of(6).iter().filter(|(_, row)| row.is_some()).count(), 0, "and deletes what it has just put");
+    assert_eq!(
+        other.changes_of(6).iter().filter(|(_, row)| row.is_some()).count(),
+        0,
+        "and deletes what it has just put"
+    );
+    let shown = other.effect(5, &vec![("new".into(), None), ("b".into(), None)]);
+    assert_eq!(shown.keys().collect::<Vec<_>>(), ["b"], "a key that was not there before is not missed");
     let many = pb::TxnRequest { success: vec![put_op("a", "1"); MAX_TXN_OPS + 1], ..Default::default() };
     assert_eq!(model.execute(&Request::Txn(many)), Err(Error::TooManyOps));
 }
