@@ -31,6 +31,13 @@ fn command() -> Command {
             common(Command::new("run").about("Runs one seed and prints its summary; its story, if something is wrong"))
                 .arg(number("seed", "The seed").required(true))
                 .arg(Arg::new("story").long("story").action(ArgAction::SetTrue).help("Print the story in any case"))
+                .arg(number("repeat", "Run it so often, to compare the hashes").default_value("1"))
+                .arg(
+                    Arg::new("trace")
+                        .long("trace")
+                        .value_name("FILE")
+                        .help("Write a line for each event to FILE.1, FILE.2, … of each repetition"),
+                )
                 .arg(
                     Arg::new("plan").long("plan").action(ArgAction::SetTrue).help("Print what the seed decided first"),
                 ),
@@ -50,6 +57,7 @@ fn options(matches: &ArgMatches, seed: u64) -> Options {
         operations: *matches.get_one("operations").expect("it has a default"),
         unsafe_no_fsync: matches.get_flag("unsafe-no-fsync"),
         flip_value: matches.get_one("flip-value").copied(),
+        keep_trace: false,
     }
 }
 
@@ -68,15 +76,29 @@ fn run_one(matches: &ArgMatches) -> ExitCode {
         let clients: Vec<_> = plan.clients.iter().map(|workload| workload.name()).collect();
         println!("clients {clients:?}\n{:#?}\n{:#?}", plan.client_options, plan.limits);
     }
-    let report = run(&options);
-    print!("{report}");
-    if matches.get_flag("story") && report.is_good() {
-        for (at, sentence) in &report.story {
-            println!("   {at} {sentence}");
+    let repeat: u64 = *matches.get_one("repeat").expect("it has a default");
+    let trace: Option<&String> = matches.get_one("trace");
+    let mut good = true;
+    for repetition in 1..=repeat {
+        let report = run(&Options { keep_trace: trace.is_some(), ..options.clone() });
+        print!("{report}");
+        if matches.get_flag("story") && report.is_good() {
+            for (at, sentence) in &report.story {
+                println!("   {at} {sentence}");
+            }
+            println!("{:#?}\n{:#?}\nevents {}\n{:#?}", report.disk, report.net, report.events, report.log_counts);
         }
-        println!("{:#?}\n{:#?}\nevents {}\n{:#?}", report.disk, report.net, report.events, report.log_counts);
+        if let Some(trace) = trace {
+            #[expect(clippy::disallowed_methods, reason = "outside the simulated world")]
+            let written = std::fs::write(format!("{trace}.{repetition}"), report.trace_lines.join("\n"));
+            if let Err(error) = written {
+                eprintln!("cannot write {trace}.{repetition}: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+        good &= report.is_good();
     }
-    exit_code(report.is_good())
+    exit_code(good)
 }
 
 fn run_many(matches: &ArgMatches) -> ExitCode {

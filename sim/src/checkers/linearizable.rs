@@ -22,7 +22,7 @@ use quorate_types::Error;
 use super::revisions::is_serializable;
 use super::{Checker, Evidence};
 use crate::history::{Answer, Operation, Outcome, Request, RevisionDiff};
-use crate::model::{Changes, Model};
+use crate::model::Model;
 use crate::world::clock::SimTime;
 
 /// See the module.
@@ -301,7 +301,8 @@ impl<'a> Gaps<'a> {
     fn note(&mut self, model: &Model, revision: i64, diff: &RevisionDiff) {
         let seen = self.seen[revision as usize];
         let fits = |operation: &Operation| {
-            operation.start <= seen && effect(&model.try_at(&operation.request, revision - 1).1) == *diff
+            operation.start <= seen
+                && model.effect(revision - 1, &model.try_at(&operation.request, revision - 1).1) == *diff
         };
         let candidates = (0..self.unknown.len()).filter(|&index| fits(self.unknown[index]));
         self.gaps.push((revision, candidates.collect()));
@@ -337,17 +338,13 @@ impl<'a> Gaps<'a> {
     }
 }
 
-fn effect(changes: &Changes) -> RevisionDiff {
-    changes.iter().map(|(key, row)| (key.clone(), row.as_ref().map(|row| row.encode_to_vec().into()))).collect()
-}
-
 /// What was read from the store about a revision must be what the write did.
 fn check_tap(model: &Model, revision: i64, diff: &RevisionDiff) -> Result<(), String> {
-    let expected = model.changes_of(revision);
-    if effect(&expected) == *diff {
+    let expected = model.effect(revision - 1, &model.changes_of(revision));
+    if expected == *diff {
         return Ok(());
     }
-    Err(format!("revision {revision} changed {} and should have changed {}", show(diff), show(&effect(&expected))))
+    Err(format!("revision {revision} changed {} and should have changed {}", show(diff), show(&expected)))
 }
 
 fn show(diff: &RevisionDiff) -> String {

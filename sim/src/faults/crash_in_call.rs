@@ -13,7 +13,7 @@ use super::{Fault, Stage, draw_mean_secs, interval};
 use crate::world::clock;
 use crate::world::cluster::MemberMachine;
 use crate::world::dice::Dice;
-use crate::world::disk::Crash;
+use crate::world::disk::Death;
 
 /// See the module.
 pub struct CrashInCall {
@@ -47,13 +47,13 @@ impl CrashInCall {
             machine.disk.remove_fuse();
             // It may have blown at this very moment.
             if machine.disk.is_fuse_blown() {
-                stage.cluster.kill(machine, Crash::Power);
+                stage.cluster.kill(machine, Death::PowerFailure);
                 stage.cluster.start(machine);
             }
             return false;
         };
         clock::sleep_until(at).await;
-        if stage.cluster.kill(machine, Crash::Power) {
+        if stage.cluster.kill(machine, Death::PowerFailure) {
             stage.strike("crash_in_call");
         }
         true

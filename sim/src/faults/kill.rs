@@ -10,7 +10,7 @@ use quorate_runtime::BoxFuture;
 
 use super::{Fault, Stage, draw_mean_secs, interval};
 use crate::world::dice::Dice;
-use crate::world::disk::Crash;
+use crate::world::disk::Death;
 
 /// See the module.
 pub struct Kill {
@@ -39,8 +39,8 @@ impl Fault for Kill {
         Box::pin(async move {
             while stage.pause(interval(&mut dice, self.every)).await {
                 let machine = dice.pick(&stage.cluster.members);
-                let crash = if dice.percent(self.power) { Crash::Power } else { Crash::Process };
-                if stage.cluster.kill(machine, crash) {
+                let death = if dice.percent(self.power) { Death::PowerFailure } else { Death::Kill };
+                if stage.cluster.kill(machine, death) {
                     stage.strike("kill");
                     stage.pause(Duration::from_millis(dice.between(1, self.down_ms_max))).await;
                     stage.cluster.start(machine);

@@ -6,6 +6,7 @@
 
 mod clocks;
 mod crash_in_call;
+mod disk_errors;
 mod kill;
 mod network;
 mod partition;
@@ -96,6 +97,7 @@ pub const ALL: &[(&str, Make)] = &[
     ("crash_in_call", |dice| Box::new(crash_in_call::CrashInCall::draw(dice))),
     ("pause", |dice| Box::new(pause::Pause::draw(dice))),
     ("slow_disk", |dice| Box::new(slow_disk::SlowDisk::draw(dice))),
+    ("disk_errors", |dice| Box::new(disk_errors::DiskErrors::draw(dice))),
     ("clocks", |dice| Box::new(clocks::Clocks::draw(dice))),
     ("network", |dice| Box::new(network::Network::draw(dice))),
     ("partition", |dice| Box::new(partition::Partition::draw(dice))),

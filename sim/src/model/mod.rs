@@ -83,6 +83,22 @@ impl Model {
         Ok(())
     }
 
+    /// What `changes`, made right after revision `before`, look like to whoever reads at both revisions. A key that was
+    /// made and deleted at once does not show.
+    pub fn effect(&self, before: i64, changes: &Changes) -> RevisionDiff {
+        let mut diff: RevisionDiff =
+            changes.iter().map(|(key, row)| (key.clone(), row.as_ref().map(encoded))).collect();
+        let existed = |key: &Bytes| self.at(key, before).is_some();
+        diff.retain(|key, row| row.is_some() || existed(key));
+        diff
+    }
+
+    /// The key as it was at `revision`.
+    fn at(&self, key: &[u8], revision: i64) -> Option<KeyValue> {
+        let rows = self.keys.get(key)?;
+        rows.iter().rev().find(|row| row.revision <= revision)?.alive.clone()
+    }
+
     /// What `revision` changed.
     pub fn changes_of(&self, revision: i64) -> Changes {
         let row_of = |rows: &[Row]| rows.iter().rfind(|row| row.revision == revision).map(|row| row.alive.clone());
@@ -131,14 +147,8 @@ impl Execution<'_> {
     fn newest(&self, key: &[u8]) -> Option<KeyValue> {
         match self.changes.iter().rev().find(|(changed, _)| changed == key) {
             Some((_, alive)) => alive.clone(),
-            None => self.at(key, self.before),
+            None => self.model.at(key, self.before),
         }
-    }
-
-    /// The key as it was at `revision`.
-    fn at(&self, key: &[u8], revision: i64) -> Option<KeyValue> {
-        let rows = self.model.keys.get(key)?;
-        rows.iter().rev().find(|row| row.revision <= revision)?.alive.clone()
     }
 
     /// Every living key of `[key, range_end)` at `revision` (`None`: now), in order.
@@ -148,7 +158,7 @@ impl Execution<'_> {
         names.dedup();
         names.retain(|name| contains(key, range_end, name));
         let state = |name: &&Bytes| match revision {
-            Some(revision) => self.at(name, revision),
+            Some(revision) => self.model.at(name, revision),
             None => self.newest(name),
         };
         names.iter().filter_map(state).collect()
@@ -163,7 +173,7 @@ impl Execution<'_> {
             // No workload grants leases yet, so each is unknown.
             return Err(Error::LeaseNotFound);
         }
-        if (put.ignore_value || put.ignore_lease) && self.at(&put.key, self.before).is_none() {
+        if (put.ignore_value || put.ignore_lease) && self.model.at(&put.key, self.before).is_none() {
             return Err(Error::KeyNotFound);
         }
         Ok(())

@@ -5,6 +5,7 @@
 //! judge. The same (binary, seed, options) gives the same [`Report`], trace hash included.
 
 mod log;
+mod panics;
 mod plan;
 mod report;
 pub mod soak;
@@ -12,15 +13,13 @@ pub mod soak;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use madsim::runtime::Handle;
-
 use crate::checkers::{self, Evidence, Violation};
 use crate::faults::Stage;
 use crate::history::{Answer, Outcome, Recorder};
 use crate::workloads::{Client, Knowledge, tap};
 use crate::world::clock::{self, SimTime};
 use crate::world::cluster::{Cluster, client_machine, client_runtime};
-use crate::world::disk::{Crash, DiskKnobs};
+use crate::world::disk::{Death, DiskCounters, DiskKnobs};
 use crate::world::net::NetKnobs;
 use crate::world::{World, lock};
 
@@ -60,29 +59,27 @@ pub fn run(options: &Options) -> Report {
     #[expect(clippy::disallowed_methods, reason = "outside the simulated world")]
     let thread = std::thread::spawn(move || {
         let _logging = tracing::subscriber::set_default(thread_log);
+        panics::collect_here();
         let seed = thread_options.seed;
         let runtime = madsim::runtime::Runtime::with_seed_and_config(seed, madsim::Config::default());
         let world_slot = thread_slot;
         runtime.block_on(async move {
             let world = World::new(seed);
             *lock(&world_slot) = Some(Arc::clone(&world));
-            play(&thread_options, world).await
+            if thread_options.keep_trace {
+                world.trace.keep_lines();
+            }
+            let report = play(&thread_options, Arc::clone(&world)).await;
+            Report { panics: panics::collected(), trace_lines: world.trace.lines(), ..report }
         })
     });
     let mut report = match thread.join() {
         Ok(report) => report,
-        Err(panic) => {
-            let text = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-                .unwrap_or_else(|| "no message".to_owned());
-            Report {
-                violations: vec![Violation { checker: "no_panic", what: format!("panicked: {text}") }],
-                story: lock(&world_slot).as_ref().map(|world| world.story()).unwrap_or_default(),
-                ..Report::default()
-            }
-        }
+        Err(panic) => Report {
+            violations: vec![Violation { checker: "no_panic", what: panics::text(&*panic) }],
+            story: lock(&world_slot).as_ref().map(|world| world.story()).unwrap_or_default(),
+            ..Report::default()
+        },
     };
     report.seed = options.seed;
     report.replay_command = options.replay_command();
@@ -119,7 +116,7 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
     let mut playing = Vec::new();
     for (number, workload) in plan.clients.into_iter().enumerate() {
         let mut client = new_client(number as u64);
-        let node = Handle::current().create_node().name(format!("workload {number}")).build();
+        let node = world.new_node(&format!("workload {number}"));
         playing.push(node.spawn(async move {
             workload.run(&mut client).await;
             client
@@ -128,7 +125,7 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
     let mut striking = Vec::new();
     for fault in plan.faults {
         let (stage, dice) = (Arc::clone(&stage), world.dice(&format!("fault {}", fault.name())));
-        let node = Handle::current().create_node().name(fault.name()).build();
+        let node = world.new_node(fault.name());
         striking.push(node.spawn(async move { fault.run(&stage, dice).await }));
     }
 
@@ -151,7 +148,9 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
     world.tell("all faults are over");
 
     let mut clients = Vec::new();
-    let deadline = healed_at.plus_nanos(RECOVERY_LIMIT.as_nanos() as u64);
+    // A member that is known to be broken need not be waited for.
+    let patience = if cluster.complaints().is_empty() { RECOVERY_LIMIT } else { Duration::from_secs(1) };
+    let deadline = healed_at.plus_nanos(patience.as_nanos() as u64);
     for client in playing {
         // A client that waits for a connection notices the end only when it gets one.
         let ended = quorate_runtime::select! {
@@ -185,12 +184,12 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
         let what = format!("only {acked} operations were answered in {healed_at}");
         violations.push(Violation { checker: "vacuity", what });
     }
-    let mut disk = crate::world::disk::DiskCounters::default();
+    let mut disk = DiskCounters::default();
     for machine in &cluster.members {
         disk += machine.disk.counters();
     }
-    // The last stop is not a crash.
-    disk.crashes = disk.crashes.saturating_sub(cluster.members.len() as u64);
+    drop((clients, auditor));
+    world.shut_down().await;
     Report {
         seconds: healed_at.as_nanos() as f64 / 1e9,
         acked,
@@ -220,7 +219,7 @@ fn heal(world: &World, cluster: &Arc<Cluster>) {
         machine.disk.tune(|knobs| *knobs = DiskKnobs::default());
         cluster.resume(machine);
         if machine.disk.is_fuse_blown() {
-            cluster.kill(machine, Crash::Power);
+            cluster.kill(machine, Death::PowerFailure);
         }
         cluster.start(machine);
     }

@@ -23,12 +23,14 @@ pub struct Options {
     pub unsafe_no_fsync: bool,
     /// Flips one bit of this value (counted over all clients' values, from 1): the trace hash must change.
     pub flip_value: Option<u64>,
+    /// Keeps a line for each event of the trace in the report.
+    pub keep_trace: bool,
 }
 
 impl Options {
     /// The default run of a seed.
     pub fn new(seed: u64) -> Self {
-        Self { seed, seconds: 60, operations: 1000, unsafe_no_fsync: false, flip_value: None }
+        Self { seed, seconds: 60, operations: 1000, unsafe_no_fsync: false, flip_value: None, keep_trace: false }
     }
 
     /// The command line that replays it.

@@ -41,17 +41,21 @@ pub struct Report {
     pub log_lines: Vec<String>,
     /// How often members logged what, by level and text.
     pub log_counts: BTreeMap<String, u64>,
+    /// A line for each event of the trace, if they were wanted.
+    pub trace_lines: Vec<String>,
+    /// Panics that members caught, in order.
+    pub panics: Vec<String>,
     /// How to run this again.
     pub replay_command: String,
 }
 
-/// How members say that recovery cut off a torn tail of the log.
-const CUT_TAIL: &str = "WARN the log ended in a write that was never acknowledged; it was cut off";
+/// The mark of a recovery that cut a torn tail off the log.
+const CUT_TAIL: &str = "wal_torn_tail_cut";
 
 impl Report {
     /// Recoveries that cut a torn tail off the log.
     pub fn cut_tails(&self) -> u64 {
-        self.log_counts.get(CUT_TAIL).copied().unwrap_or(0)
+        self.marks.get(CUT_TAIL).copied().unwrap_or(0)
     }
 
     /// True if nothing is wrong.
@@ -95,6 +99,9 @@ impl fmt::Display for Report {
         writeln!(f, "-- what members logged last")?;
         for line in self.log_lines.iter().rev().take(40).rev() {
             writeln!(f, "   {line}")?;
+        }
+        for panic in self.panics.iter().take(5) {
+            writeln!(f, "-- a panic: {panic}")?;
         }
         for violation in &self.violations {
             writeln!(f, "FAIL check={} seed={}\n   {}", violation.checker, self.seed, violation.what)?;

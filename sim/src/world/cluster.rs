@@ -18,7 +18,7 @@ use quorate_runtime::net::{Address, ListenOptions};
 use quorate_runtime::sync::watch;
 
 use crate::world::clock::{self, MachineClock, SimTime};
-use crate::world::disk::{Crash, SimDisk};
+use crate::world::disk::{Death, SimDisk};
 use crate::world::net::MachineId;
 use crate::world::runtime::SimRuntime;
 use crate::world::trace::Event;
@@ -69,7 +69,8 @@ struct Process {
     member: Option<Member>,
     shutdown: Option<watch::Sender<bool>>,
     paused_since: Option<SimTime>,
-    /// It exited by itself; its disk is no longer its own.
+    /// How many errors had been injected into the disk when it started.
+    errors_before: u64,
     exited: bool,
 }
 
@@ -128,31 +129,41 @@ impl Cluster {
         self.world.tell(format!("{} starts (process {number})", machine.name));
         self.world.trace.note(Event::Fault, &[machine.machine, number], b"start");
         self.world.net.power_returned(machine.machine);
-        let node = Handle::current().create_node().name(format!("{}.{number}", machine.name)).build();
+        let node = self.world.new_node(&format!("{}.{number}", machine.name));
+        let errors_before = machine.disk.counters().errors;
         let runtime: Rt = Arc::new(SimRuntime {
             machine: machine.machine,
             node: node.clone(),
             clock: Arc::clone(&machine.clock),
             disk: machine.disk.begin_process(),
             net: Arc::clone(&self.world.net),
+            wakes: Arc::clone(&self.world.wakes),
             dice: Mutex::new(self.world.dice(&format!("{} process {number}", machine.name))),
             trace: self.world.trace.clone(),
             reactors: machine.limits.reactors,
         });
-        node.spawn(live(Arc::clone(self), Arc::clone(machine), runtime, number));
-        state.process = Some(Process { number, node, member: None, shutdown: None, paused_since: None, exited: false });
+        runtime.spawn(Box::pin(live(Arc::clone(self), Arc::clone(machine), Rt::clone(&runtime), number)));
+        state.process = Some(Process {
+            number,
+            node,
+            member: None,
+            shutdown: None,
+            paused_since: None,
+            errors_before,
+            exited: false,
+        });
     }
 
-    /// Kills `machine`'s process, if there is one. False if there was none.
-    pub fn kill(&self, machine: &MemberMachine, crash: Crash) -> bool {
+    /// Ends `machine`'s process, if there is one. False if there was none.
+    pub fn kill(&self, machine: &MemberMachine, death: Death) -> bool {
         let Some(process) = lock(&machine.state).process.take() else { return false };
         // A paused process stood still since then: none of its later calls happened.
         let at = process.paused_since.unwrap_or_else(clock::now);
         // First the disk and the network, so that nothing that a task's drop does gets through; then the tasks.
-        machine.disk.end_process(crash, at);
-        match crash {
-            Crash::Process => self.world.net.process_died(machine.machine),
-            Crash::Power => self.world.net.power_failed(machine.machine),
+        machine.disk.end_process(death, at);
+        match death {
+            Death::Exit | Death::Kill => self.world.net.process_died(machine.machine),
+            Death::PowerFailure => self.world.net.power_failed(machine.machine),
         }
         let handle = Handle::current();
         if process.paused_since.is_some() {
@@ -160,9 +171,11 @@ impl Cluster {
             handle.resume(process.node.id());
         }
         handle.kill(process.node.id());
-        self.world.tell(format!("{} dies: {crash:?}", machine.name));
+        self.world.tell(format!("{} dies: {death:?}", machine.name));
         self.world.trace.note(Event::Fault, &[machine.machine, process.number], b"kill");
-        lock(&self.crashes).push(clock::now());
+        if death != Death::Exit {
+            lock(&self.crashes).push(clock::now());
+        }
         true
     }
 
@@ -173,7 +186,7 @@ impl Cluster {
             None => return true,
         };
         let Some(member) = member else {
-            self.kill(machine, Crash::Process);
+            self.kill(machine, Death::Kill);
             return false;
         };
         if let Some(shutdown) = shutdown {
@@ -190,8 +203,7 @@ impl Cluster {
             self.complain(format!("{} does not stop within {limit:?} of being asked", machine.name));
         }
         drop(member);
-        // The process ends; what it left in the page cache stays there.
-        self.kill(machine, Crash::Process);
+        self.kill(machine, if stopped { Death::Exit } else { Death::Kill });
         stopped
     }
 
@@ -236,8 +248,7 @@ impl Cluster {
     /// complaint.
     async fn exited(self: &Arc<Self>, machine: &Arc<MemberMachine>, number: u64, how: String) {
         self.world.tell(format!("{} {how}", machine.name));
-        let excused = machine.disk.is_fuse_blown() || machine.disk.counters().errors > 0;
-        if !excused {
+        if !machine.is_excused() {
             self.complain(format!("{} {how}", machine.name));
         }
         if let Some(process) = &mut lock(&machine.state).process {
@@ -248,12 +259,12 @@ impl Cluster {
             return;
         }
         let (cluster, machine) = (Arc::clone(self), Arc::clone(machine));
-        madsim::runtime::Handle::current().create_node().name("supervisor").build().spawn(async move {
+        self.world.new_node("supervisor").spawn(async move {
             clock::sleep(SUPERVISOR_PAUSE).await;
             let still_exited =
                 lock(&machine.state).process.as_ref().is_some_and(|process| process.number == number && process.exited);
             if still_exited {
-                cluster.kill(&machine, Crash::Process);
+                cluster.kill(&machine, Death::Exit);
                 cluster.start(&machine);
             }
         });
@@ -298,6 +309,13 @@ impl MemberMachine {
         lock(&self.state).process.is_some()
     }
 
+    /// True if the running process was failed by its disk, so that it may refuse or stop.
+    pub fn is_excused(&self) -> bool {
+        let errors = self.disk.counters().errors;
+        let failed = lock(&self.state).process.as_ref().is_some_and(|process| errors > process.errors_before);
+        failed || self.disk.is_fuse_blown()
+    }
+
     /// How often its member was started.
     pub fn starts(&self) -> u64 {
         lock(&self.state).starts
@@ -313,10 +331,11 @@ pub fn client_runtime(world: &Arc<World>, client: u64) -> Rt {
     let disk = SimDisk::new(machine, world.dice(&format!("disk of {name}")), world.trace.clone());
     Arc::new(SimRuntime {
         machine,
-        node: Handle::current().create_node().name(name.clone()).build(),
+        node: world.new_node(&name),
         clock: Arc::new(MachineClock::new(Duration::from_secs(1))),
         disk: disk.begin_process(),
         net: Arc::clone(&world.net),
+        wakes: Arc::clone(&world.wakes),
         dice: Mutex::new(world.dice(&name)),
         trace: world.trace.clone(),
         reactors: 1,

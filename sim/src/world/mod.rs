@@ -14,13 +14,19 @@ pub mod disk;
 pub mod net;
 pub mod runtime;
 pub mod trace;
+pub mod wakes;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use madsim::runtime::{Handle, NodeHandle};
+use madsim::task::NodeId;
 
 use crate::world::clock::SimTime;
 use crate::world::dice::Dice;
 use crate::world::net::SimNet;
 use crate::world::trace::Trace;
+use crate::world::wakes::WakeOrder;
 
 /// What all machines of a run share.
 pub struct World {
@@ -30,19 +36,40 @@ pub struct World {
     /// The network.
     pub net: Arc<SimNet>,
     story: Mutex<Vec<(SimTime, String)>>,
+    /// The order of wakes.
+    pub wakes: Arc<WakeOrder>,
+    nodes: Mutex<Vec<NodeId>>,
 }
 
 impl World {
-    /// A world from a seed, with a network and no machines.
+    /// A world from a seed, with a network and no machines. Only inside a simulation.
     pub fn new(seed: u64) -> Arc<Self> {
         let trace = Trace::default();
         let net = SimNet::new(Dice::new(seed, "net"), trace.clone());
-        Arc::new(Self { seed, trace, net, story: Mutex::default() })
+        let wakes = Arc::new(WakeOrder::default());
+        let world = Arc::new(Self { seed, trace, net, story: Mutex::default(), wakes, nodes: Mutex::default() });
+        world.new_node("wakes").spawn(Arc::clone(&world.wakes).dispatch());
+        world
     }
 
     /// A stream of random numbers of one's own; the same name gives the same stream.
     pub fn dice(&self, stream: &str) -> Dice {
         Dice::new(self.seed, stream)
+    }
+
+    /// A madsim node for the tasks of one process, or of a part of the harness.
+    pub fn new_node(&self, name: &str) -> NodeHandle {
+        let node = Handle::current().create_node().name(name).build();
+        lock(&self.nodes).push(node.id());
+        node
+    }
+
+    /// Drops every task of every node. What tasks hold of each other goes with them; a run leaves no memory behind.
+    pub async fn shut_down(&self) {
+        for node in lock(&self.nodes).drain(..) {
+            Handle::current().kill(node);
+        }
+        clock::sleep(Duration::from_millis(1)).await;
     }
 
     /// Notes a sentence for the story that a failing run prints.

@@ -26,6 +26,7 @@ use crate::world::disk::{ProcessDisk, SimDisk};
 use crate::world::lock;
 use crate::world::net::{MachineId, SimNet};
 use crate::world::trace::{Event, Trace};
+use crate::world::wakes::WakeOrder;
 
 /// The world as one process sees it.
 pub struct SimRuntime {
@@ -39,6 +40,8 @@ pub struct SimRuntime {
     pub disk: ProcessDisk,
     /// The network.
     pub net: Arc<SimNet>,
+    /// The order in which its tasks are woken.
+    pub wakes: Arc<WakeOrder>,
     /// Its random source.
     pub dice: Mutex<Dice>,
     /// Where its random draws are noted.
@@ -63,7 +66,7 @@ impl Clock for SimRuntime {
 
 impl Spawn for SimRuntime {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        self.node.spawn(task);
+        self.node.spawn(self.wakes.wrap(task));
     }
 
     fn reactor_count(&self) -> usize {
@@ -72,12 +75,12 @@ impl Spawn for SimRuntime {
 
     fn spawn_on(&self, reactor: usize, start: Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>) {
         assert!(reactor < self.reactors, "reactor {reactor} of {}", self.reactors);
-        self.node.spawn(async move { start().await });
+        self.node.spawn(self.wakes.wrap(Box::pin(async move { start().await })));
     }
 
     fn worker(&self, _name: &str) -> Arc<dyn Worker> {
         let queue = Arc::new(Queue::default());
-        self.node.spawn(work(Arc::clone(&queue), Arc::clone(self.disk.machine_disk())));
+        self.spawn(Box::pin(work(Arc::clone(&queue), Arc::clone(self.disk.machine_disk()))));
         Arc::new(SimWorker { queue })
     }
 }

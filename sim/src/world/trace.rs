@@ -29,6 +29,8 @@ pub enum Event {
 struct State {
     hash: u64,
     events: u64,
+    /// A line for each event, if wanted: to find where two runs part.
+    lines: Option<Vec<String>>,
 }
 
 /// The hash of a run; clones share it.
@@ -37,7 +39,7 @@ pub struct Trace(Arc<Mutex<State>>);
 
 impl Default for Trace {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(State { hash: 0x517c_c1b7_2722_0a95, events: 0 })))
+        Self(Arc::new(Mutex::new(State { hash: 0x517c_c1b7_2722_0a95, events: 0, lines: None })))
     }
 }
 
@@ -55,6 +57,20 @@ impl Trace {
         hash = mix(hash, u64::from(high) << 32 | u64::from(low));
         state.hash = mix(hash, bytes.len() as u64);
         state.events += 1;
+        if let Some(lines) = &mut state.lines {
+            let preview = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).escape_default().to_string();
+            lines.push(format!("{} {event:?} {words:?} {} {low:08x} {preview}", clock::now(), bytes.len()));
+        }
+    }
+
+    /// From here on keeps a line for each event.
+    pub fn keep_lines(&self) {
+        lock(&self.0).lines = Some(Vec::new());
+    }
+
+    /// The lines kept so far.
+    pub fn lines(&self) -> Vec<String> {
+        lock(&self.0).lines.clone().unwrap_or_default()
     }
 
     /// The hash so far.

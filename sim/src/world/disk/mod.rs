@@ -80,7 +80,7 @@ impl Default for DiskKnobs {
 /// What happened on a disk, for the summary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskCounters {
-    /// Power failures and process kills.
+    /// Kills and power failures.
     pub crashes: u64,
     /// Power failures that lost or tore bytes which had been written and not synced.
     pub crashes_with_loss: u64,
@@ -111,13 +111,15 @@ impl std::ops::AddAssign for DiskCounters {
     }
 }
 
-/// How a process ends without being asked.
+/// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Crash {
+pub enum Death {
+    /// It exited. The page cache survives.
+    Exit,
     /// `kill -9`: the page cache survives.
-    Process,
+    Kill,
     /// The machine loses power: the page cache is gone.
-    Power,
+    PowerFailure,
 }
 
 /// A machine's disk.
@@ -196,8 +198,8 @@ impl SimDisk {
             installer.create_dir_all(Path::new(path)).expect("an empty disk takes a directory");
             installer.sync_dir(Path::new(path)).expect("an empty disk syncs");
         }
-        disk.end_process(Crash::Process, clock::now());
-        *disk.state().counters_mut() = DiskCounters::default();
+        disk.end_process(Death::Exit, clock::now());
+        disk.state().counters = DiskCounters::default();
         disk
     }
 
@@ -217,26 +219,26 @@ impl SimDisk {
     }
 
     /// The process died at `at` (not later than now): from here on its calls fail, its locks are free, and the disk holds what
-    /// `crash` leaves.
-    pub fn end_process(&self, crash: Crash, at: SimTime) {
+    /// such a death leaves.
+    pub fn end_process(&self, death: Death, at: SimTime) {
         let mut guard = self.state();
         let state = &mut *guard;
         state.process = 0;
         state.locked.clear();
         state.cursor = None;
         state.fuse = None;
-        state.counters.crashes += 1;
+        state.counters.crashes += u64::from(death != Death::Exit);
         let (mut loss_bytes, mut torn_sectors, mut names_lost) = (0, 0, 0);
         for node in state.nodes.values_mut() {
-            match (node, crash) {
-                (Node::File(file), Crash::Process) => file.process_died(at),
-                (Node::Directory(directory), Crash::Process) => directory.process_died(at),
-                (Node::File(file), Crash::Power) => {
+            match (node, death) {
+                (Node::File(file), Death::Exit | Death::Kill) => file.process_died(at),
+                (Node::Directory(directory), Death::Exit | Death::Kill) => directory.process_died(at),
+                (Node::File(file), Death::PowerFailure) => {
                     let loss = file.power_failed(at, &mut state.dice);
                     loss_bytes += loss.bytes;
                     torn_sectors += loss.torn_sectors;
                 }
-                (Node::Directory(directory), Crash::Power) => {
+                (Node::Directory(directory), Death::PowerFailure) => {
                     names_lost += directory.power_failed(at, &mut state.dice);
                 }
             }
@@ -299,6 +301,11 @@ impl SimDisk {
         self.state().counters
     }
 
+    /// Bytes that files and directories take up now.
+    pub fn used_bytes(&self) -> u64 {
+        self.state().used_bytes()
+    }
+
     /// Flips one bit of a file, on the medium and in the cache.
     pub fn rot(&self, path: &Path, offset: u64, bit: u8) -> io::Result<()> {
         let mut state = self.state();
@@ -309,10 +316,6 @@ impl SimDisk {
 }
 
 impl State {
-    fn counters_mut(&mut self) -> &mut DiskCounters {
-        &mut self.counters
-    }
-
     /// Counts, times and traces a call. Returns when it begins and ends, or the error that it gets instead.
     fn call(&mut self, call: Call, words: [u64; 3], bytes: &[u8], blown: &Notify) -> io::Result<(SimTime, SimTime)> {
         let latency = match call {

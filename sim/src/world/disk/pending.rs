@@ -22,17 +22,26 @@ pub fn take_durable<C>(
     is_sync: impl Fn(&C) -> bool,
     mut make_durable: impl FnMut(C),
 ) {
-    while let Some(position) = pending.iter().position(|item| is_sync(&item.change) && item.end <= at) {
-        let sync = pending.remove(position);
-        let mut rest = Vec::with_capacity(pending.len());
-        for (index, item) in pending.drain(..).enumerate() {
-            if index < position && !is_sync(&item.change) && item.end <= sync.start {
-                make_durable(item.change);
-            } else {
-                rest.push(item);
-            }
+    // Backwards: the latest begin of a finished sync asked for after this change.
+    let mut covered_until = None;
+    let mut durable = vec![false; pending.len()];
+    for (index, item) in pending.iter().enumerate().rev() {
+        if !is_sync(&item.change) {
+            durable[index] = covered_until.is_some_and(|until| item.end <= until);
+        } else if item.end <= at {
+            durable[index] = true;
+            covered_until = covered_until.max(Some(item.start));
         }
-        *pending = rest;
+    }
+    if covered_until.is_none() {
+        return;
+    }
+    for (item, durable) in std::mem::take(pending).into_iter().zip(durable) {
+        match (durable, is_sync(&item.change)) {
+            (true, false) => make_durable(item.change),
+            (true, true) => {}
+            (false, _) => pending.push(item),
+        }
     }
 }
 

@@ -23,7 +23,7 @@ fn an_unsynced_name_may_be_lost_and_a_synced_one_never() {
         create(&process, "/var/lib/synced", b"a").sync_data().unwrap();
         process.sync_dir(Path::new("/var/lib")).unwrap();
         create(&process, "/var/lib/unsynced", b"b").sync_data().unwrap();
-        disk.end_process(Crash::Power, clock::now());
+        disk.end_process(Death::PowerFailure, clock::now());
         let process = disk.begin_process();
         assert_eq!(read(&process, "/var/lib/synced").unwrap(), b"a");
         match read(&process, "/var/lib/unsynced") {
@@ -51,7 +51,7 @@ fn a_rename_happens_wholly_or_not_at_all_and_a_removal_may_be_undone() {
         process.sync_dir(Path::new("/var/lib")).unwrap();
         process.rename(Path::new("/var/lib/old"), Path::new("/var/lib/new")).unwrap();
         process.remove_file(Path::new("/var/lib/gone")).unwrap();
-        disk.end_process(Crash::Power, clock::now());
+        disk.end_process(Death::PowerFailure, clock::now());
         let process = disk.begin_process();
         let (old, new) = (read(&process, "/var/lib/old").is_ok(), read(&process, "/var/lib/new").is_ok());
         assert!(old != new);
@@ -68,7 +68,7 @@ fn a_dead_process_gets_errors_and_its_locks_are_free() {
     let file = create(&process, "/var/lib/file", b"x");
     let held = process.lock_exclusive(Path::new("/var/lib/lock")).unwrap();
     assert_eq!(process.lock_exclusive(Path::new("/var/lib/lock")).err().unwrap().kind(), io::ErrorKind::WouldBlock);
-    disk.end_process(Crash::Process, clock::now());
+    disk.end_process(Death::Kill, clock::now());
     assert!(file.write_all_at(b"y", 0).is_err() && file.sync_data().is_err() && file.len_bytes().is_err());
     let next = disk.begin_process();
     let _held_now = next.lock_exclusive(Path::new("/var/lib/lock")).unwrap();
@@ -86,7 +86,7 @@ fn a_fuse_reaches_calls_that_take_no_time() {
     assert!(file.sync_data().is_err(), "the third changing call finds no power");
     assert!(disk.is_fuse_blown());
     assert!(file.write_all_at(b"y", 1).is_err());
-    disk.end_process(Crash::Power, clock::now());
+    disk.end_process(Death::PowerFailure, clock::now());
     let counters = disk.counters();
     assert_eq!(counters.crashes, 1);
 }
@@ -124,7 +124,7 @@ fn a_crash_inside_a_job_is_counted_only_if_bytes_are_really_gone() {
             assert!(takes > Duration::from_micros(80));
             let finished = seed % 2 == 0;
             clock::sleep(if finished { takes } else { takes / 2 }).await;
-            disk.end_process(Crash::Power, clock::now());
+            disk.end_process(Death::PowerFailure, clock::now());
             let counters = disk.counters();
             assert!(!finished || counters.bytes_lost == 0, "a finished sync loses nothing");
             with_loss += counters.crashes_with_loss;

@@ -1,0 +1,149 @@
+//! Wakes in an order that the seed decides, whoever woke first.
+//!
+//! madsim picks the next task by the seed, from a list that is in order of the wakes. That order must be the same in every run,
+//! and in one place it is not: `tokio::sync::watch` spreads its waiters over lists by a generator of its own, which starts
+//! differently in each thread of a process. So the tasks of simulated processes are not woken on the spot: who is to be
+//! woken is collected, and one dispatcher wakes them in order of their numbers. Whatever order tokio wakes its waiters in within
+//! one poll, madsim sees the same.
+
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+
+use quorate_runtime::BoxFuture;
+
+use crate::world::lock;
+
+/// Collects wakes; shared by all simulated processes of a world.
+#[derive(Default)]
+pub struct WakeOrder {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    next_task: u64,
+    woken: BTreeMap<u64, Waker>,
+    dispatcher: Option<Waker>,
+}
+
+impl WakeOrder {
+    /// `task`, to be woken in order.
+    pub fn wrap(self: &Arc<Self>, task: BoxFuture<'static, ()>) -> OrderedTask {
+        let number = {
+            let mut state = lock(&self.state);
+            state.next_task += 1;
+            state.next_task
+        };
+        let bell = Arc::new(Bell { number, order: Arc::clone(self), task: Mutex::default() });
+        OrderedTask { task, waker: Waker::from(Arc::clone(&bell)), bell }
+    }
+
+    /// Wakes whoever was collected, forever. One task must run this.
+    pub async fn dispatch(self: Arc<Self>) {
+        poll_fn(|context| {
+            let woken = {
+                let mut state = lock(&self.state);
+                state.dispatcher = Some(context.waker().clone());
+                std::mem::take(&mut state.woken)
+            };
+            woken.into_values().for_each(Waker::wake);
+            Poll::<()>::Pending
+        })
+        .await;
+    }
+}
+
+/// What a task's wakers ring.
+struct Bell {
+    number: u64,
+    order: Arc<WakeOrder>,
+    /// The waker that madsim gave at the last poll.
+    task: Mutex<Option<Waker>>,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        let Some(task) = lock(&self.task).clone() else { return };
+        let dispatcher = {
+            let mut state = lock(&self.order.state);
+            state.woken.insert(self.number, task);
+            state.dispatcher.take()
+        };
+        if let Some(dispatcher) = dispatcher {
+            dispatcher.wake();
+        }
+    }
+}
+
+/// A task that is woken in order.
+pub struct OrderedTask {
+    task: BoxFuture<'static, ()>,
+    waker: Waker,
+    bell: Arc<Bell>,
+}
+
+impl Future for OrderedTask {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        {
+            let mut task = lock(&self.bell.task);
+            if !task.as_ref().is_some_and(|task| task.will_wake(context.waker())) {
+                *task = Some(context.waker().clone());
+            }
+        }
+        let ordered = &mut *self;
+        ordered.task.as_mut().poll(&mut Context::from_waker(&ordered.waker))
+    }
+}
+
+impl Drop for OrderedTask {
+    fn drop(&mut self) {
+        // Wakers of a finished task may live on in queues; the task itself must not.
+        *lock(&self.bell.task) = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use quorate_runtime::sync::watch;
+
+    use super::*;
+    use crate::run::in_world;
+    use crate::world::clock;
+
+    fn order_of_many_waiters() -> Vec<u64> {
+        in_world(5, |world| async move {
+            let (sender, receiver) = watch::channel(false);
+            let finished: Arc<Mutex<Vec<u64>>> = Arc::default();
+            let node = world.new_node("waiters");
+            for number in 0..40 {
+                let (mut receiver, finished) = (receiver.clone(), Arc::clone(&finished));
+                node.spawn(world.wakes.wrap(Box::pin(async move {
+                    receiver.wait_for(|asked| *asked).await.expect("the sender lives");
+                    lock(&finished).push(number);
+                })));
+            }
+            clock::sleep(Duration::from_millis(1)).await;
+            sender.send_replace(true);
+            clock::sleep(Duration::from_millis(1)).await;
+            let order = lock(&finished).clone();
+            order
+        })
+    }
+
+    #[test]
+    fn waiters_of_a_watch_go_on_in_the_same_order_in_every_run_of_a_process() {
+        let first = order_of_many_waiters();
+        assert_eq!(first.len(), 40);
+        assert_ne!(first, (0..40).collect::<Vec<_>>(), "the seed decides, not the numbers");
+        for _ in 0..3 {
+            assert_eq!(order_of_many_waiters(), first);
+        }
+    }
+}
