@@ -120,11 +120,8 @@ fn a_refused_transaction_changes_nothing() {
         0,
         "and deletes what it has just put"
     );
-<<<<<<< HEAD
-=======
     let shown = other.effect(5, &vec![("new".into(), None), ("b".into(), None)]);
     assert_eq!(shown.keys().collect::<Vec<_>>(), ["b"], "a key that was not there before is not missed");
->>>>>>> sim
     let many = pb::TxnRequest { success: vec![put_op("a", "1"); MAX_TXN_OPS + 1], ..Default::default() };
     assert_eq!(model.execute(&Request::Txn(many)), Err(Error::TooManyOps));
 }
