@@ -132,8 +132,7 @@ mod tests {
             clock::sleep(Duration::from_millis(1)).await;
             sender.send_replace(true);
             clock::sleep(Duration::from_millis(1)).await;
-            let order = lock(&finished).clone();
-            order
+            lock(&finished).clone()
         })
     }
 
