@@ -205,7 +205,7 @@ impl Assembler {
             None => {}
         }
         // With a snapshot from a leader the log can go on far beyond its end.
-        self.next_index_max = self.next_index_max.max(Some(mark.index.next()));
+        self.next_index_max = self.next_index_max.map(|next| next.max(mark.index.next()));
         Ok(())
     }
 

@@ -91,7 +91,7 @@ pub fn newest_mark(rt: &Rt, dir: &Path, at_most: LogIndex) -> Result<Option<Snap
     let (mut reader, ending) = walk_all(rt, dir, |record, at| {
         if record.kind == Some(Kind::Snapshot) {
             let snapshot = parse_snapshot(record.data).ok_or_else(|| at.damaged("a snapshot record holds no mark"))?;
-            newest = Some(SnapshotMark::of(&snapshot)).filter(|mark| mark.index <= at_most).or(newest);
+            newest = newest.max(Some(SnapshotMark::of(&snapshot)).filter(|mark| mark.index <= at_most));
         }
         Ok(())
     })?;

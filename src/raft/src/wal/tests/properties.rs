@@ -218,7 +218,7 @@ impl World {
     fn recover(&mut self) -> Result<(), WalError> {
         let consistent = LogIndex(self.possible[0].hard_state.commit());
         let from = newest_mark(&self.disk.rt(), dir(), consistent)?.expect("a mark at or below what is durable");
-        assert!(from >= self.marks[self.marks.len() - 1], "a mark that was durable is lost: {from} {:?}", self.marks);
+        assert!(Some(&from) >= self.marks.iter().max(), "a mark that was durable is lost: {from} {:?}", self.marks);
         let listed = read_all(&self.disk.rt(), dir())?;
         let (wal, recovered) = Wal::open(self.disk.rt(), dir(), from, consistent, self.options)?;
         assert_eq!((&listed.torn, listed.hard_state), (&recovered.torn, recovered.hard_state));
