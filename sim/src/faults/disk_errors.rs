@@ -1,7 +1,8 @@
 //! The disk fails for a while: reads, writes or syncs return EIO, or nothing more fits on it.
 //!
 //! Budget: any call may fail; a failed sync may have lost what it was to make durable, for good. The member may stop (its
-//! supervisor starts it again); it must not go on as if nothing had happened. Acknowledged writes stay.
+//! supervisor starts it again, after a reboot if a sync had failed); it must not go on as if nothing had happened. Acknowledged
+//! writes stay.
 
 use std::sync::Arc;
 use std::time::Duration;

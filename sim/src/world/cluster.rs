@@ -155,8 +155,12 @@ impl Cluster {
     }
 
     /// Ends `machine`'s process, if there is one. False if there was none.
+    ///
+    /// A machine whose disk has failed to sync also loses its power: as on Linux, its cache may show clean pages that are not on
+    /// the medium, and a new process could not tell. An operator reboots it.
     pub fn kill(&self, machine: &MemberMachine, death: Death) -> bool {
         let Some(process) = lock(&machine.state).process.take() else { return false };
+        let death = if machine.disk.has_failed_to_sync() { Death::PowerFailure } else { death };
         // A paused process stood still since then: none of its later calls happened.
         let at = process.paused_since.unwrap_or_else(clock::now);
         // First the disk and the network, so that nothing that a task's drop does gets through; then the tasks.

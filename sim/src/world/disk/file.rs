@@ -38,6 +38,8 @@ pub struct CachedFile {
     cache: Image,
     durable: Image,
     pending: Vec<Pending<Change>>,
+    /// A sync failed: the cache shows changes that are neither durable nor pending.
+    cache_lies: bool,
 }
 
 impl CachedFile {
@@ -58,6 +60,8 @@ impl CachedFile {
 
     /// A sync failed: each change since the last good one may be gone for good, though readers still see it in the cache.
     pub fn fail_sync(&mut self, dice: &mut Dice) {
+        self.settle(clock::now());
+        self.cache_lies = true;
         self.pending.retain(|_| dice.percent(50));
     }
 
@@ -88,9 +92,10 @@ impl CachedFile {
     /// The power failed at `at`: synced changes stay; of the rest, any subset of sectors.
     pub fn power_failed(&mut self, at: SimTime, dice: &mut Dice) -> Loss {
         self.settle(at);
-        if self.pending.is_empty() {
+        if self.pending.is_empty() && !self.cache_lies {
             return Loss::default();
         }
+        self.cache_lies = false;
         let begun: Vec<Change> = std::mem::take(&mut self.pending)
             .into_iter()
             .filter(|item| item.start <= at)
@@ -358,12 +363,17 @@ mod tests {
         for seed in 0..50 {
             let mut dice = Dice::new(seed, "crash");
             let mut file = CachedFile::default();
-            write(&mut file, 0, 1, 0, 1, 10);
+            write(&mut file, 0, 0, 0, 1, 10);
+            file.change(T(0), T(0), Change::Sync);
+            write(&mut file, 0, 0, 10, 2, 10);
             file.fail_sync(&mut dice);
-            assert_eq!(contents(&file), vec![1; 10]);
+            assert_eq!(contents(&file)[10..], [2; 10]);
             file.change(T(2), T(3), Change::Sync);
             file.settle(T(4));
-            vanished += u32::from(file.durable.len_bytes() == 0);
+            assert!(file.durable.len_bytes() >= 10, "what an earlier sync made durable is not harmed");
+            file.power_failed(T(5), &mut dice);
+            assert_eq!(contents(&file).len(), file.durable.len_bytes() as usize, "without power the cache is gone");
+            vanished += u32::from(file.durable.len_bytes() == 10);
         }
         assert!(vanished > 10, "a second sync says Ok and the bytes are not there");
     }

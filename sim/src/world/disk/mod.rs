@@ -140,6 +140,8 @@ struct State {
     /// Where the running job's calls have got to.
     cursor: Option<SimTime>,
     fuse: Option<Fuse>,
+    /// A sync has failed since the machine was last without power: its cache may show what the medium does not hold.
+    sync_failed: bool,
     knobs: DiskKnobs,
     dice: Dice,
     trace: Trace,
@@ -186,6 +188,7 @@ impl SimDisk {
                 last_process: 0,
                 cursor: None,
                 fuse: None,
+                sync_failed: false,
                 knobs: DiskKnobs::default(),
                 dice,
                 trace,
@@ -227,6 +230,7 @@ impl SimDisk {
         state.locked.clear();
         state.cursor = None;
         state.fuse = None;
+        state.sync_failed &= death != Death::PowerFailure;
         state.counters.crashes += u64::from(death != Death::Exit);
         let (mut loss_bytes, mut torn_sectors, mut names_lost) = (0, 0, 0);
         for node in state.nodes.values_mut() {
@@ -289,6 +293,11 @@ impl SimDisk {
     /// True from the moment a fuse has blown until the process is ended.
     pub fn is_fuse_blown(&self) -> bool {
         matches!(self.state().fuse, Some(Fuse::Blown(_)))
+    }
+
+    /// True if a sync has failed since the machine was last without power.
+    pub fn has_failed_to_sync(&self) -> bool {
+        self.state().sync_failed
     }
 
     /// Changes the knobs.
@@ -360,6 +369,7 @@ impl State {
     fn injected(&mut self, per_million: u64) -> io::Result<()> {
         if self.dice.per_million(per_million) {
             self.counters.errors += 1;
+            self.trace.note(Event::Fault, &[self.machine], b"input/output error");
             return Err(io::Error::other("input/output error (injected by the simulator)"));
         }
         Ok(())
@@ -556,7 +566,10 @@ impl Disk for ProcessDisk {
         let (start, end) = state.call(Call::SyncDirectory, [node, 0, 0], &[], &self.disk.fuse_blown)?;
         state.counters.syncs += 1;
         let per_million = state.knobs.sync_errors_per_million;
-        state.injected(per_million)?;
+        if let Err(error) = state.injected(per_million) {
+            state.sync_failed = true;
+            return Err(error);
+        }
         state.directory(node)?.change(start, end, NameChange::Sync);
         Ok(())
     }
@@ -615,6 +628,7 @@ impl OpenFile {
                 state.counters.syncs += 1;
                 let per_million = state.knobs.sync_errors_per_million;
                 if let Err(error) = state.injected(per_million) {
+                    state.sync_failed = true;
                     let mut dice = state.dice.clone();
                     state.file(self.node)?.fail_sync(&mut dice);
                     state.dice = dice;
