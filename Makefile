@@ -20,7 +20,7 @@ test: check unit fuzz-smoke ## everything that must pass on a machine with only 
 check: ## formatting, lints, documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(WORKSPACE) --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(WORKSPACE) --no-deps --quiet
+	RUSTDOCFLAGS="-D warnings --cfg madsim" $(CARGO) doc $(WORKSPACE) --no-deps --quiet
 
 unit: ## unit, golden and property tests, and the simulator's chaos seeds
 	$(CARGO) test $(WORKSPACE)

@@ -9,7 +9,7 @@
 //! - [`disk`]: files, directories, syncing, locks. Synchronous calls, made on a [`spawn::Worker`].
 //! - [`net`]: listeners and byte streams, name look-up.
 //! - [`random`]: bytes from the runtime's generator.
-//! - [`mark`]: names for rare branches, and fault hooks; constants outside simulation.
+//! - [`mod@mark`]: names for rare branches, and fault hooks; constants outside simulation.
 //!
 //! A [`Rt`] is handed down from `main` (or from the simulated world) to whatever needs it. Tokio's harmless parts
 //! (channels, I/O traits, `select!`) are re-exported from here, because a crate that lists tokio itself would also see its
