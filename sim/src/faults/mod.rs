@@ -44,7 +44,7 @@ impl Stage {
         Arc::new(Self { world, cluster, client_machines, ends: Mutex::new(SimTime::NEVER), strikes: Mutex::default() })
     }
 
-    /// Ends it now. Pauses under way end within [`PAUSE_SLICE`].
+    /// Ends it now. Pauses under way end within `PAUSE_SLICE`.
     pub fn end(&self) {
         *lock(&self.ends) = clock::now();
     }

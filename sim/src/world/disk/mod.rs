@@ -10,7 +10,7 @@
 //!
 //! **What the disk promises**: bytes and length written before a `sync_data` that has returned stay; so do names after a
 //! `sync_dir`. **What it breaks**: at a power failure each 512-byte sector of the rest is kept, lost or torn on its own
-//! ([`file`]), each change of a name is kept or lost on its own ([`names`]). A killed process on a living machine loses
+//! (`file`), each change of a name is kept or lost on its own (`names`). A killed process on a living machine loses
 //! nothing that it had written. From a kill on, every call of the dead process fails, *before* its tasks are dropped:
 //! destructors that would commit must not turn a crash into a clean shutdown.
 //!
