@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::world::clock::{self, SimTime};
 use crate::world::dice::Dice;
 use crate::world::disk::image::{Image, SECTOR_BYTES};
-use crate::world::disk::pending::{Mood, Pending, take_durable};
+use crate::world::disk::pending::{Mood, Pending, durable_by, take_durable};
 
 /// A change to a file.
 #[derive(Clone, Debug)]
@@ -58,11 +58,12 @@ impl CachedFile {
         }
     }
 
-    /// A sync failed: each change since the last good one may be gone for good, though readers still see it in the cache.
-    pub fn fail_sync(&mut self, dice: &mut Dice) {
-        self.settle(clock::now());
+    /// A sync that begins at `start` fails: each change that no earlier sync covers may be gone for good, though readers still
+    /// see it in the cache.
+    pub fn fail_sync(&mut self, start: SimTime, dice: &mut Dice) {
         self.cache_lies = true;
-        self.pending.retain(|_| dice.percent(50));
+        let mut safe = durable_by(&self.pending, start, |change| matches!(change, Change::Sync)).into_iter();
+        self.pending.retain(|_| safe.next() == Some(true) || dice.percent(50));
     }
 
     /// Flips a bit on the disk and in the cache: the medium rots.
@@ -363,15 +364,16 @@ mod tests {
         for seed in 0..50 {
             let mut dice = Dice::new(seed, "crash");
             let mut file = CachedFile::default();
-            write(&mut file, 0, 0, 0, 1, 10);
-            file.change(T(0), T(0), Change::Sync);
-            write(&mut file, 0, 0, 10, 2, 10);
-            file.fail_sync(&mut dice);
+            // All of one job, planned ahead of the true time.
+            write(&mut file, 0, 1, 0, 1, 10);
+            file.change(T(1), T(2), Change::Sync);
+            write(&mut file, 2, 3, 10, 2, 10);
+            file.fail_sync(T(3), &mut dice);
             assert_eq!(contents(&file)[10..], [2; 10]);
-            file.change(T(2), T(3), Change::Sync);
-            file.settle(T(4));
+            file.change(T(4), T(5), Change::Sync);
+            file.settle(T(5));
             assert!(file.durable.len_bytes() >= 10, "what an earlier sync made durable is not harmed");
-            file.power_failed(T(5), &mut dice);
+            file.power_failed(T(6), &mut dice);
             assert_eq!(contents(&file).len(), file.durable.len_bytes() as usize, "without power the cache is gone");
             vanished += u32::from(file.durable.len_bytes() == 10);
         }

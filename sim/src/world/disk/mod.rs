@@ -630,7 +630,7 @@ impl OpenFile {
                 if let Err(error) = state.injected(per_million) {
                     state.sync_failed = true;
                     let mut dice = state.dice.clone();
-                    state.file(self.node)?.fail_sync(&mut dice);
+                    state.file(self.node)?.fail_sync(start, &mut dice);
                     state.dice = dice;
                     return Err(error);
                 }

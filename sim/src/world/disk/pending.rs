@@ -14,15 +14,10 @@ pub struct Pending<C> {
     pub change: C,
 }
 
-/// Takes out of `pending` what a sync has made durable by `at`, in order: for each finished sync, the changes asked for before
-/// it that had ended when it began. (A change that another thread was still making is not covered.)
-pub fn take_durable<C>(
-    pending: &mut Vec<Pending<C>>,
-    at: SimTime,
-    is_sync: impl Fn(&C) -> bool,
-    mut make_durable: impl FnMut(C),
-) {
-    // Backwards: the latest begin of a finished sync asked for after this change.
+/// Which changes are durable by `at`: for each sync that has ended by then, those asked for before it that had ended when it
+/// began. (A change that another thread was still making is not covered.) Ended syncs are marked too: they have done their work.
+pub fn durable_by<C>(pending: &[Pending<C>], at: SimTime, is_sync: impl Fn(&C) -> bool) -> Vec<bool> {
+    // Backwards: the latest begin of an ended sync asked for after this change.
     let mut covered_until = None;
     let mut durable = vec![false; pending.len()];
     for (index, item) in pending.iter().enumerate().rev() {
@@ -33,7 +28,18 @@ pub fn take_durable<C>(
             covered_until = covered_until.max(Some(item.start));
         }
     }
-    if covered_until.is_none() {
+    durable
+}
+
+/// Takes what is durable by `at` out of `pending`, in order, and hands it to `make_durable`.
+pub fn take_durable<C>(
+    pending: &mut Vec<Pending<C>>,
+    at: SimTime,
+    is_sync: impl Fn(&C) -> bool,
+    mut make_durable: impl FnMut(C),
+) {
+    let durable = durable_by(pending, at, &is_sync);
+    if !durable.contains(&true) {
         return;
     }
     for (item, durable) in std::mem::take(pending).into_iter().zip(durable) {
