@@ -249,17 +249,18 @@ impl Cluster {
     }
 
     /// A process ended by itself. If the simulator had failed its disk, it is started again after a pause; else it is a
-    /// complaint.
+    /// complaint, and the member stays down: the run has found what it was for.
     async fn exited(self: &Arc<Self>, machine: &Arc<MemberMachine>, number: u64, how: String) {
         self.world.tell(format!("{} {how}", machine.name));
-        if !machine.is_excused() {
+        let excused = machine.is_excused();
+        if !excused {
             self.complain(format!("{} {how}", machine.name));
         }
         if let Some(process) = &mut lock(&machine.state).process {
             process.exited |= process.number == number;
         }
-        if machine.disk.is_fuse_blown() {
-            // Whoever lit the fuse kills and starts.
+        // Whoever lit the fuse kills and starts.
+        if !excused || machine.disk.is_fuse_blown() {
             return;
         }
         let (cluster, machine) = (Arc::clone(self), Arc::clone(machine));
