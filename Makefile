@@ -35,6 +35,7 @@ fuzz-smoke: ## every fuzz target for a moment, at fixed seeds
 deny: ## licences, sources and bans of the dependencies
 	@command -v cargo-deny >/dev/null || [ -x $(TARGET)/tools/bin/cargo-deny ] || \
 	    $(CARGO) install --locked --quiet --root $(TARGET)/tools cargo-deny
+	$(CARGO) fetch --locked --quiet
 	PATH="$(TARGET)/tools/bin:$$PATH" cargo deny --offline check licenses bans sources
 
 release: ## the binaries, in target/release
