@@ -7,11 +7,10 @@
 //! these bytes useless; so ties are sorted again by the bytes after what they have in common.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::entry::Entry;
 use super::keys;
-use super::tree::{BRANCH_LEN_SPLIT_MIN, Branch, KEY_BYTES_MAX, Leaf, NODE_LEN_MAX, Node, Tally, Tree};
+use super::tree::{BRANCH_LEN_MAX, BRANCH_LEN_SPLIT_MIN, Branch, Child, KEY_BYTES_MAX, LEAF_LEN_MAX, Leaf, Node, Tree};
 use super::{IndexRow, KeyIndex, Written};
 use crate::mvcc::revision::RowRevision;
 
@@ -61,7 +60,7 @@ impl IndexBuilder {
                 entry.write(next.row, next.written);
             }
             if let Some(last) = leaf.keys.last()
-                && (leaf.entries.len() == NODE_LEN_MAX || leaf.keys.bytes_len() + key.len() > KEY_BYTES_MAX)
+                && (leaf.entries.len() == LEAF_LEN_MAX || leaf.keys.bytes_len() + key.len() > KEY_BYTES_MAX)
             {
                 let separator = keys::separator(last, key).into();
                 leaves.push(Node::Leaf(close(&mut leaf)), std::mem::replace(&mut leaf_separator, separator));
@@ -138,23 +137,22 @@ struct Layer {
 
 /// A node that is complete.
 struct Laid {
-    node: Arc<Node>,
-    tally: Tally,
+    child: Child,
     /// Separates it from the node on its left; of no use in the first one.
     separator: Box<[u8]>,
 }
 
 impl Layer {
     fn push(&mut self, node: Node, separator: Box<[u8]>) {
-        self.nodes.push(Laid { tally: node.tally(), node: Arc::new(node), separator });
+        self.nodes.push(Laid { child: Child::new(node), separator });
     }
 
     /// The branches over these nodes.
     fn branches(self) -> Self {
         let mut branches = Self::default();
         let (mut branch, mut branch_separator) = (Branch::default(), Box::default());
-        for Laid { node, tally, separator } in self.nodes {
-            let is_full = branch.children.len() == NODE_LEN_MAX
+        for Laid { child, separator } in self.nodes {
+            let is_full = branch.children.len() == BRANCH_LEN_MAX
                 || branch.children.len() + 1 >= BRANCH_LEN_SPLIT_MIN
                     && branch.separators.bytes_len() + separator.len() > KEY_BYTES_MAX;
             if is_full {
@@ -165,8 +163,7 @@ impl Layer {
             } else {
                 branch.separators.push(&separator);
             }
-            branch.children.push(node);
-            branch.tallies.push(tally);
+            branch.children.push(child);
         }
         branches.push(Node::Branch(branch), branch_separator);
         branches
@@ -177,6 +174,6 @@ impl Layer {
         while self.nodes.len() > 1 {
             self = self.branches();
         }
-        self.nodes.pop().map_or_else(Tree::default, |root| Tree { root: root.node, tally: root.tally })
+        self.nodes.pop().map_or_else(Tree::default, |root| Tree { root: root.child })
     }
 }
