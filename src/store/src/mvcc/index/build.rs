@@ -1,10 +1,11 @@
 //! Making the index of all rows at once, when a member starts.
 //!
-//! Rows come in the order they were written, so keys come in any order. Inserting a million keys one by one into a growing tree is
-//! slow; instead keys are collected in one block of bytes, sorted, and full leaves are laid side by side.
+//! Rows come in the order they were written, so keys come in any order. Inserting a million keys one by one into a
+//! growing tree is slow; instead keys are collected in one block of bytes, sorted, and full leaves are laid side by
+//! side.
 //!
-//! Sorting compares eight cached bytes of each key, packed beside its number. Keys tend to share long beginnings, which would make
-//! these bytes useless; so ties are sorted again by the bytes after what they have in common.
+//! Sorting compares eight cached bytes of each key, packed beside its number. Keys tend to share long beginnings, which
+//! would make these bytes useless; so ties are sorted again by the bytes after what they have in common.
 
 use std::ops::Range;
 
@@ -100,8 +101,8 @@ impl IndexBuilder {
     }
 }
 
-/// Seven bytes of the key from `depth` on, then how many there are: 8 stands for more than seven. So only keys that are longer
-/// than that can be different and have the same head, and the end of a key is not mistaken for a zero byte.
+/// Seven bytes of the key from `depth` on, then how many there are: 8 stands for more than seven. So only keys that are
+/// longer than that can be different and have the same head, and the end of a key is not mistaken for a zero byte.
 fn head(key: &[u8], depth: usize) -> u64 {
     let rest = &key[depth..];
     let mut head = [0; 8];

@@ -1,8 +1,8 @@
 //! Compaction in slices: the writer does a little between batches, and writes and snapshots go on meanwhile.
 //!
-//! A slice goes leaf by leaf: look for the first key with something to drop, without copying anything, skipping subtrees
-//! that have no stale rows; then change that leaf once. Where a slice stopped is a key, not a place in the tree, so
-//! anything may happen to the tree before the next one. A key written meanwhile only has more rows above `at`.
+//! A slice goes leaf by leaf: look for the first key with something to drop, without copying anything, skipping
+//! subtrees that have no stale rows; then change that leaf once. Where a slice stopped is a key, not a place in the
+//! tree, so anything may happen to the tree before the next one. A key written meanwhile only has more rows above `at`.
 
 use std::sync::Arc;
 
@@ -11,7 +11,8 @@ use quorate_types::Revision;
 use super::CompactSlice;
 use super::tree::{Child, Leaf, LeafEdit, Node, Tally, Tree};
 
-/// How much work a slice may still do: a key with stale rows that is looked at costs one, a row that is dropped costs one.
+/// How much work a slice may still do: a key with stale rows that is looked at costs one, a row that is dropped costs
+/// one.
 struct Budget {
     left: usize,
 }

@@ -1,8 +1,8 @@
 //! The keys of one node, packed: all bytes in one block, so that copying a node copies memory and counts no references.
 //!
-//! What makes a search slow is not comparing but waiting for memory. So beside the bytes each key has a *head*: the four bytes
-//! after the beginning that all keys of the node share. Heads lie in the node itself, and few keys of a node have the
-//! same. A search goes through the heads in one sweep and then compares one key, seldom more.
+//! What makes a search slow is not comparing but waiting for memory. So beside the bytes each key has a *head*: the
+//! four bytes after the beginning that all keys of the node share. Heads lie in the node itself, and few keys of a node
+//! have the same. A search goes through the heads in one sweep and then compares one key, seldom more.
 
 use std::cmp::Ordering;
 

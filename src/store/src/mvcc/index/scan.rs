@@ -1,8 +1,8 @@
 //! Walks and counts.
 //!
-//! A walk goes down once to the start of its range and from there from leaf to leaf. Subtrees in which nothing can be seen
-//! are not entered, so tombstones that wait for compaction cost little. A count adds tallies up along the
-//! range's two edges. A count at an older revision enters only subtrees that were written since.
+//! A walk goes down once to the start of its range and from there from leaf to leaf. Subtrees in which nothing can be
+//! seen are not entered, so tombstones that wait for compaction cost little. A count adds tallies up along the range's
+//! two edges. A count at an older revision enters only subtrees that were written since.
 
 use std::ops::ControlFlow;
 
@@ -90,7 +90,8 @@ pub(super) enum Order {
 }
 
 impl Tree {
-    /// Visits the entries of the range, those that are not wanted too unless a whole subtree has none, until told to break.
+    /// Visits the entries of the range, those that are not wanted too unless a whole subtree has none, until told to
+    /// break.
     pub(super) fn walk(
         &self,
         range: &KeyRange<'_>,

@@ -315,7 +315,8 @@ fn scattered_keys_leave_leaves_more_than_half_full() {
     assert!(scattered.len() * LEAF_LEN_MAX * 11 < 2000 * 20, "{} leaves for 2000 keys", scattered.len());
 }
 
-/// Falling keys above a full leaf, and rising ones below: each would split off a leaf of its own if small ones were not joined.
+/// Falling keys above a full leaf, and rising ones below: each would split off a leaf of its own if small ones were not
+/// joined.
 #[test]
 fn no_order_of_inserts_makes_a_tree_of_tiny_leaves() {
     for towards in [false, true] {

@@ -1,12 +1,13 @@
 //! The tree: sorted leaves under branches that know what lies below each child.
 //!
-//! Nodes are shared between snapshots. A change walks from the root to one leaf and makes each node on its way its own: in
-//! place if nobody else holds it, else as a copy. So a snapshot costs one pointer, a change after it a handful of
+//! Nodes are shared between snapshots. A change walks from the root to one leaf and makes each node on its way its own:
+//! in place if nobody else holds it, else as a copy. So a snapshot costs one pointer, a change after it a handful of
 //! nodes, and no reader ever waits or sees half a change.
 //!
-//! A node that outgrows its limit splits in the middle, but after a change at its very end (or start) it splits there, so
-//! that rising (or falling) keys leave full nodes behind. A node that lost something is joined with a neighbour when one
-//! of them is small and both fit in one; an empty node is removed. Keys are long or short, so nodes have a limit of key bytes too.
+//! A node that outgrows its limit splits in the middle, but after a change at its very end (or start) it splits there,
+//! so that rising (or falling) keys leave full nodes behind. A node that lost something is joined with a neighbour when
+//! one of them is small and both fit in one; an empty node is removed. Keys are long or short, so nodes have a limit of
+//! key bytes too.
 //!
 //! Invariants, checked by [`Tree::check_invariants`]:
 //! - All leaves are equally deep. Only a root that is a leaf may be empty; a root that is a branch has two children.
@@ -25,7 +26,8 @@ pub(super) const LEAF_LEN_MAX: usize = if cfg!(test) { 8 } else { 64 };
 pub(super) const BRANCH_LEN_MAX: usize = if cfg!(test) { 8 } else { 64 };
 // A node with a single entry or child must count as small, see `Node::is_small`.
 const _: () = assert!(LEAF_LEN_MAX / 4 >= 2 && BRANCH_LEN_MAX / 4 >= 2);
-/// Key bytes of a node with more than one key (a branch: more than three children) before it splits; enough that only keys over 128 bytes meet it.
+/// Key bytes of a node with more than one key (a branch: more than three children) before it splits; enough that only
+/// keys over 128 bytes meet it.
 pub(super) const KEY_BYTES_MAX: usize = if cfg!(test) { 256 } else { 8192 };
 /// Children that a branch must have before its key bytes alone may split it, so that splitting gains something.
 pub(super) const BRANCH_LEN_SPLIT_MIN: usize = 4;
@@ -285,7 +287,8 @@ fn edit<R>(child: &mut Child, key: &[u8], change: impl FnOnce(LeafEdit<'_>) -> R
     }
 }
 
-/// Where to split a node of `len` parts, which has more than `len_max` or too many key bytes, and which grew at `grown`.
+/// Where to split a node of `len` parts, which has more than `len_max` or too many key bytes, and which grew at
+/// `grown`.
 fn split_point<const MAX: usize>(len: usize, len_max: usize, grown: usize, keys: &Keys<MAX>) -> usize {
     match grown {
         0 => 1,
@@ -339,8 +342,8 @@ impl Branch {
         Some(Split { separator, right: Child::new(Node::Branch(right)) })
     }
 
-    /// Child `index` was split. A split at the very end of a node makes a small one, and many of them in one place would
-    /// make a tree of small nodes: a small one joins its small neighbour.
+    /// Child `index` was split. A split at the very end of a node makes a small one, and many of them in one place
+    /// would make a tree of small nodes: a small one joins its small neighbour.
     fn mend_split(&mut self, index: usize) {
         self.join_if(index + 1, JoinIf::BothSmall);
         if index > 0 {
