@@ -1,13 +1,13 @@
 //! The life of one key: born by a put, changed by puts, ended by a tombstone, perhaps born again.
 //!
 //! A *generation* is the stretch from a put on a dead key to the next tombstone. Its create revision is that put's, its
-//! versions count from 1. Only the newest row needs them, so only it has them here; of older rows we keep the name and whether
-//! it is a tombstone, which says where generations end.
+//! versions count from 1. Only the newest row needs them, so only it has them here; of older rows we keep the name and
+//! whether it is a tombstone, which says where generations end.
 //!
-//! Compaction at `at` keeps what a reader at `at` or later can still see: everything above `at`, and the newest row at or
-//! below it if that is a value. If it is a tombstone, the key does not exist at `at` and the row is dropped, with one
-//! exception: etcd, since 3.5.16, keeps a tombstone written exactly at `at`, and so do we, because the rows that remain
-//! are hashed and compared between members.
+//! Compaction at `at` keeps what a reader at `at` or later can still see: everything above `at`, and the newest row at
+//! or below it if that is a value. If it is a tombstone, the key does not exist at `at` and the row is dropped, with
+//! one exception: etcd, since 3.5.16, keeps a tombstone written exactly at `at`, and so do we, because the rows that
+//! remain are hashed and compared between members.
 
 use std::sync::Arc;
 
@@ -204,7 +204,8 @@ mod tests {
         key("5 7").put(RowRevision::new(7, 0), LeaseId::NONE);
     }
 
-    /// Two full lives and a third: as etcd's table for reading a key at each revision, gaps and equal revisions included.
+    /// Two full lives and a third: as etcd's table for reading a key at each revision, gaps and equal revisions
+    /// included.
     #[test]
     fn reads_find_the_newest_row_of_a_living_generation() {
         let entry = key("2 4 6t 8 10.1 12t 14 14.1t 15.1 16t");
@@ -283,7 +284,8 @@ mod tests {
         assert_eq!(key("3 5").droppable(Revision(100)), 1);
     }
 
-    /// A compaction may leave a tombstone as a key's only row; the key can be born again, and the next compaction clears it.
+    /// A compaction may leave a tombstone as a key's only row; the key can be born again, and the next compaction
+    /// clears it.
     #[test]
     fn a_lone_tombstone_can_be_followed_by_a_new_life() {
         let mut entry = key("5t");
