@@ -26,6 +26,12 @@ pub trait Spawn {
         1
     }
 
+    /// The reactor that calls this; 0 for a caller on none. It only says from where a wake is cheap: in simulation, where all
+    /// tasks share one thread, it is any.
+    fn current_reactor(&self) -> usize {
+        0
+    }
+
     /// Runs the task that `start` returns on reactor `reactor` (counted from 0). `start` itself is called there, so that
     /// what it creates (a stream, a timer) belongs to that reactor.
     fn spawn_on(&self, reactor: usize, start: Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>);

@@ -30,6 +30,11 @@ impl Spawn for TokioRuntime {
         self.reactors.len()
     }
 
+    fn current_reactor(&self) -> usize {
+        let Ok(here) = Handle::try_current() else { return 0 };
+        self.reactors.iter().position(|reactor| reactor.id() == here.id()).unwrap_or(0)
+    }
+
     fn spawn_on(&self, reactor: usize, start: Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>) {
         self.reactors[reactor].spawn(Started::NotYet(Some(start)));
     }

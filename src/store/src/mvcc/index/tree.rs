@@ -23,7 +23,7 @@ use super::keys::{self, Keys};
 /// Entries of a leaf. Tiny in tests, as are the other limits, to make deep trees of few keys.
 pub(super) const LEAF_LEN_MAX: usize = if cfg!(test) { 8 } else { 32 };
 /// Children of a branch.
-pub(super) const BRANCH_LEN_MAX: usize = if cfg!(test) { 8 } else { 64 };
+pub(super) const BRANCH_LEN_MAX: usize = if cfg!(test) { 8 } else { 16 };
 // A node with a single entry or child must count as small, see `Node::is_small`.
 const _: () = assert!(LEAF_LEN_MAX / 4 >= 2 && BRANCH_LEN_MAX / 4 >= 2);
 /// Key bytes of a node with more than one key (a branch: more than three children) before it splits; enough that only
