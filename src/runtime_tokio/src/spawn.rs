@@ -121,6 +121,10 @@ impl Worker for Queue {
         // If the thread has ended the job is dropped here, and with it what its caller waits for.
         let _ = self.sender.send(Message::Run(job));
     }
+
+    fn submit_short(&self, job: Job) {
+        job()();
+    }
 }
 
 impl Drop for Queue {
