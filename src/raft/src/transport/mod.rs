@@ -179,13 +179,17 @@ impl Core {
         self.worker.get_or_init(|| self.rt.worker("peer-snapshot"))
     }
 
-    /// Hands a message to Raft; those that a member only ever sends to itself are dropped, as etcd does.
-    fn deliver(&self, message: raftpb::Message) -> Result<(), Full> {
+    /// Hands a message to Raft. Those that a member only ever sends to itself are dropped, as etcd does; a snapshot is of no
+    /// use without its database, which comes with it another way.
+    fn deliver(&self, message: raftpb::Message) -> Result<(), &'static str> {
         if is_local(&message) {
             tracing::debug!(message_type = message.r#type.unwrap_or(0), "dropped a message that no member sends");
             return Ok(());
         }
-        self.inbox.deliver(message)
+        if message.r#type() == raftpb::MessageType::MsgSnap {
+            return Err("a snapshot came without its database");
+        }
+        self.inbox.deliver(message).map_err(|Full| "Raft's queue is full")
     }
 
     /// A posted message must come from a member that was not removed, and be for us.

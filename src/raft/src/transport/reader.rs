@@ -145,14 +145,14 @@ async fn read_frames(peer: &Peer, kind: StreamKind, mut body: Incoming, patience
                 Ok(Some(Frame::LinkHeartbeat)) => continue,
                 Ok(Some(Frame::Message(message))) => message,
             };
-            let full = core.deliver(message).is_err();
-            if full {
+            let delivered = core.deliver(message);
+            if let Err(reason) = delivered {
                 peer.count_receive_failure();
                 if !dropping {
-                    tracing::warn!(peer = %peer.id(), stream = kind.name(), "messages are dropped: Raft's queue is full");
+                    tracing::warn!(peer = %peer.id(), stream = kind.name(), reason, "messages from the peer are dropped");
                 }
             }
-            dropping = full;
+            dropping = delivered.is_err();
         }
     }
 }
