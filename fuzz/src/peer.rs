@@ -36,7 +36,7 @@ fn decode(kind: StreamKind, stream: &[u8], piece_bytes: usize) -> (Vec<Frame>, R
     for piece in stream.chunks(piece_bytes) {
         decoder.push(Bytes::copy_from_slice(piece));
         loop {
-            match decoder.next() {
+            match decoder.next_frame() {
                 Ok(Some(frame)) => frames.push(frame),
                 Ok(None) => break,
                 Err(error) => return (frames, Err(error)),

@@ -342,7 +342,8 @@ fn a_peer_whose_listener_died_is_reported_and_found_again() {
         two.transport.stop();
         one.until_status(|status| !status[&two.id].reads_messages).await;
         one.transport.send(vec![heartbeat(&one, &two, 1)]);
-        one.until("that it is unreachable", |told| told.unreachable.pop()).await;
+        one.until_status(|status| status[&two.id].send_failures == 1).await;
+        assert!(one.told(|told| told.unreachable.contains(&two.id)));
 
         let again = TransportConfig {
             id: two.id,

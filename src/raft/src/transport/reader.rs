@@ -139,7 +139,7 @@ async fn read_frames(peer: &Peer, kind: StreamKind, mut body: Incoming, patience
         peer.count_received(data.len());
         decoder.push(data);
         loop {
-            let message = match decoder.next() {
+            let message = match decoder.next_frame() {
                 Err(error) => return error.into(),
                 Ok(None) => break,
                 Ok(Some(Frame::LinkHeartbeat)) => continue,

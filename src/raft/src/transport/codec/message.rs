@@ -52,7 +52,7 @@ impl MessageDecoder {
     }
 
     /// The next whole frame.
-    pub fn next(&mut self) -> Result<Option<Frame>, CodecError> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, CodecError> {
         let size_bytes = match self.size_bytes {
             Some(size_bytes) => size_bytes,
             None => {

@@ -2,7 +2,7 @@
 //!
 //! Both are a sequence of frames without anything in between; a frame may begin and end anywhere in what the connection
 //! hands over. [`message`] can carry every message; [`msgapp`] carries appends, and leaves out what both ends can count.
-//! Encoders append to a buffer; decoders are fed what arrived ([`Decoder::push`]) and asked for frames ([`Decoder::next`]).
+//! Encoders append to a buffer; decoders are fed what arrived ([`Decoder::push`]) and asked for frames ([`Decoder::next_frame`]).
 //! No decoder allocates by a number that a peer wrote: sizes and counts are refused above [`Limits`], and below them memory
 //! follows what really arrived. What a decoder refuses ends the stream; there is no way to find the next frame after it.
 
@@ -90,6 +90,7 @@ pub enum CodecError {
 
 /// One frame.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "nearly all frames are messages, and each is taken apart at once")]
 pub enum Frame {
     /// Nothing but "I am here"; Raft never sees it.
     LinkHeartbeat,
@@ -159,10 +160,10 @@ impl Decoder {
     }
 
     /// The next whole frame, or nothing until more arrives. After an error the stream is of no more use.
-    pub fn next(&mut self) -> Result<Option<Frame>, CodecError> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, CodecError> {
         match self {
-            Decoder::Message(decoder) => decoder.next(),
-            Decoder::MsgApp(decoder) => decoder.next(),
+            Decoder::Message(decoder) => decoder.next_frame(),
+            Decoder::MsgApp(decoder) => decoder.next_frame(),
         }
     }
 

@@ -140,7 +140,7 @@ impl MsgAppDecoder {
     }
 
     /// The next whole frame.
-    pub fn next(&mut self) -> Result<Option<Frame>, CodecError> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, CodecError> {
         loop {
             self.awaited = match self.awaited {
                 Awaited::Type => match self.arrived.take_u8() {

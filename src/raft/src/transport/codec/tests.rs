@@ -61,7 +61,7 @@ fn decoded(kind: StreamKind, input: &[u8], piece_bytes: usize) -> Result<Vec<Fra
     let mut frames = Vec::new();
     for piece in input.chunks(piece_bytes.max(1)) {
         decoder.push(Bytes::copy_from_slice(piece));
-        while let Some(frame) = decoder.next()? {
+        while let Some(frame) = decoder.next_frame()? {
             frames.push(frame);
         }
     }
@@ -234,7 +234,7 @@ fn what_raft_keeps_pins_no_more_than_its_message() {
     let mut decoder = Decoder::new(StreamKind::MsgApp, A, B, limits());
     let buffer: Bytes = [encoded(StreamKind::MsgApp, &[message]), vec![0; 60_000]].concat().into();
     decoder.push(buffer.clone());
-    let Some(Frame::Message(decoded)) = decoder.next().unwrap() else { panic!("a whole message was pushed") };
+    let Some(Frame::Message(decoded)) = decoder.next_frame().unwrap() else { panic!("a whole message was pushed") };
     let data = decoded.entries[0].data.as_ref().unwrap().as_ptr() as usize;
     let range = buffer.as_ptr() as usize..buffer.as_ptr() as usize + buffer.len();
     assert!(!range.contains(&data));
@@ -334,7 +334,7 @@ proptest! {
                 let mut decoder = Decoder::new(kind, A, B, limits());
                 decoder.push(Bytes::copy_from_slice(&whole[..cut]));
                 let mut count = 0;
-                while decoder.next().unwrap().is_some() {
+                while decoder.next_frame().unwrap().is_some() {
                     count += 1;
                 }
                 prop_assert_eq!(count, ends.iter().filter(|end| **end <= cut).count() - 1);
