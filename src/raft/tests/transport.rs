@@ -605,6 +605,29 @@ fn a_stream_of_garbage_ends_and_is_dialed_again() {
 }
 
 #[test]
+fn a_silent_stream_is_given_up_and_dialed_again() {
+    TokioRuntime::run(1, |rt| async move {
+        let one = Member::start(&rt, 1).await;
+        let any = Address::Tcp("127.0.0.1:0".parse().unwrap());
+        let mut listener = rt.listen(any, ListenOptions::default()).await.unwrap();
+        one.transport.add_peer(MemberId(5), vec![format!("http://{}", listener.local_address())]);
+        let mut held = Vec::new();
+        let mut accepted_at = Vec::new();
+        // Both streams, each twice (and a probe).
+        while accepted_at.len() < 5 {
+            let mut stream = timeout(&*rt, PATIENCE, listener.accept()).await.unwrap().unwrap().into_stream().unwrap();
+            accepted_at.push(rt.mono_now());
+            let answer = "HTTP/1.1 200 OK\r\nX-Server-Version: 3.7.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            held.push(stream);
+        }
+        let again_after = accepted_at[3].since(accepted_at[0]);
+        assert!(again_after >= READ_LIMIT && again_after < 2 * READ_LIMIT, "{again_after:?}");
+        assert!(one.transport.status()[&MemberId(5)].disconnects > 0);
+    });
+}
+
+#[test]
 fn a_peer_that_reads_nothing_costs_bounded_memory_and_is_reported() {
     TokioRuntime::run(1, |rt| async move {
         let (one, two) = (Member::start(&rt, 1).await, Member::start(&rt, 0xabc).await);

@@ -4,14 +4,14 @@
 //! peer goes into the body of an answer that the peer asked for. Follow one:
 //!
 //! 1. The raft loop calls [`Transport::send`] with what one `Ready` wants sent. Each message goes into the queue of its way
-//!    ([`peer`]): the stream `msgapp` for appends, the stream `message` for the rest, or, while the peer reads neither, a POST
-//!    ([`pipeline`]). Nothing waits: a full queue drops the message and Raft is told that the peer is unreachable.
-//! 2. Each stream that got something is woken once. Its body ([`outbox`]) takes the batch and encodes it ([`codec`]) into one
+//!    (`peer`): the stream `msgapp` for appends, the stream `message` for the rest, or, while the peer reads neither, a POST
+//!    (`pipeline`). Nothing waits: a full queue drops the message and Raft is told that the peer is unreachable.
+//! 2. Each stream that got something is woken once. Its body (`outbox`) takes the batch and encodes it ([`codec`]) into one
 //!    buffer, which the connection writes.
-//! 3. At the other end a task ([`reader`]) that has dialed ([`connection`]) decodes frames and hands the messages to
+//! 3. At the other end a task (`reader`) that has dialed (`connection`) decodes frames and hands the messages to
 //!    [`Inbox::deliver`].
 //!
-//! Snapshots go by themselves ([`snapshot_send`], [`snapshot_receive`]). A [`probe`] measures each member. [`handler`] is the
+//! Snapshots go by themselves (`snapshot_send`, `snapshot_receive`). A `probe` measures each member. `handler` is the
 //! door: everything that a peer asks of us.
 //!
 //! A stream with nothing to say sends a link heartbeat every 5 s / 3, so silence for 5 s means that it is dead. Whatever is
