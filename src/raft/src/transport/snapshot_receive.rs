@@ -258,7 +258,10 @@ where
 fn finish(rt: &Rt, file: &dyn File, temporary: &Path, path: &Path) -> io::Result<()> {
     file.sync_all()?;
     rt.rename(temporary, path)?;
-    rt.sync_dir(&quorate_runtime::disk::parent_dir(path))
+    rt.sync_dir(&quorate_runtime::disk::parent_dir(path)).inspect_err(|_| {
+        // The next transfer would take a file of that name for durable. If it cannot be removed either, the error says enough.
+        let _ = rt.remove_file(path);
+    })
 }
 
 async fn on_worker<T: Send + 'static>(

@@ -69,9 +69,4 @@ impl MessageDecoder {
     pub fn is_between_frames(&self) -> bool {
         self.size_bytes.is_none() && self.arrived.len_bytes() == 0
     }
-
-    /// What arrived after the last frame that was taken.
-    pub fn into_rest(self) -> Arrived {
-        self.arrived
-    }
 }

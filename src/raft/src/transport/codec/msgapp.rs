@@ -62,6 +62,10 @@ impl MsgAppEncoder {
             && message.log_term() == self.position.term
             && message.log_term() == message.term()
             && message.context.is_none()
+            && message.snapshot.is_none()
+            && !message.reject()
+            && message.reject_hint() == 0
+            && message.vote() == 0
             && message.index().checked_add(message.entries.len() as u64).is_some()
     }
 
