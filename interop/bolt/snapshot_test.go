@@ -92,11 +92,22 @@ func TestEtcdAndQuorateExchangeSnapshots(t *testing.T) {
 	if found.Index != index || found.Term != term {
 		t.Errorf("index %d, term %d", found.Index, found.Term)
 	}
+	compared := 0
 	for _, each := range found.Hashes {
 		hash, current, err := original.kv.HashStorage().HashByRev(each.Revision)
-		if err != nil || hash.Hash != each.Hash && hash.CompactRevision == each.CompactRevision || current != found.Revision {
-			t.Errorf("revision %d: quorate has %+v, etcd %+v of %d (%v)", each.Revision, each, hash, current, err)
+		if err != nil || current != found.Revision {
+			t.Fatalf("revision %d of %d: etcd is at %d (%v)", each.Revision, found.Revision, current, err)
 		}
+		if hash.CompactRevision != each.CompactRevision {
+			continue // etcd still has the hash that the last compaction has left
+		}
+		compared++
+		if hash.Hash != each.Hash {
+			t.Errorf("revision %d: quorate has %+v, etcd %+v", each.Revision, each, hash)
+		}
+	}
+	if compared < 500 || compared < len(found.Hashes)-1 {
+		t.Errorf("only %d hashes of %d could be compared", compared, len(found.Hashes))
 	}
 
 	reopened := openStorage(t, copied)
