@@ -542,7 +542,9 @@ fn an_export_may_go_from_worker_to_worker() {
     is_send(&view.snapshot().expect("an undamaged store"));
 }
 
-/// The whole tree that etcd would make of the same members, but for the history and the counters of its own doing.
+/// The whole tree that etcd makes of the same members, but for the history and the counters of its own doing: what
+/// `etcdserver.GetMembershipInfoInV2Format` of v3.7.3 gave for a `membership.RaftCluster` with one member, one removed and a
+/// version.
 #[test]
 fn members_as_a_v2_tree() {
     let mut expected: serde_json::Value = serde_json::from_str(include_str!("membership_v2.json")).expect("JSON");
