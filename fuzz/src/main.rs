@@ -10,6 +10,7 @@
 //! tests misbehaves. Iteration n of a seed always gets the same bytes.
 
 mod allocation;
+mod bolt;
 mod peer;
 mod source;
 mod wal;
@@ -35,6 +36,13 @@ struct Target {
 
 /// Every target there is.
 const TARGETS: &[Target] = &[
+    Target {
+        name: "bolt",
+        about: "bbolt files of arbitrary pages, and valid ones with changes: reading ends, in order, within the file's memory",
+        run: bolt::run,
+        input_bytes_max: 4096,
+        smoke_iterations: 5000,
+    },
     Target {
         name: "wal",
         about: "segments of arbitrary bytes, and valid logs with changes: opening never panics, never allocates absurdly",

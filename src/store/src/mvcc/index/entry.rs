@@ -68,6 +68,13 @@ impl Entry {
         found.alive().then(|| found.row())
     }
 
+    /// The row that a compaction at `at` keeps of those up to `at`.
+    pub(super) fn kept_at(&self, at: Revision) -> Option<RowRevision> {
+        let newest =
+            if self.main <= at.0 { OldRow::new(self.row(), self.alive) } else { self.older.as_ref()?.newest_at(at)? };
+        survives(newest, at).then(|| newest.row())
+    }
+
     /// How many rows there are that are not the newest of a key that is alive: only these can ever be dropped.
     pub(super) fn stale_rows(&self) -> usize {
         self.older_rows() + usize::from(!self.alive)
@@ -105,8 +112,7 @@ impl Entry {
             let Some(newest) = older.newest_at(at) else { return 0 };
             (older.count_up_to(at), newest)
         };
-        let is_kept = newest.alive() || newest.row().main == at.0;
-        rows_count - usize::from(is_kept)
+        rows_count - usize::from(survives(newest, at))
     }
 
     /// Moves the names of the oldest `rows_count` rows to `dropped`. False if nothing remains of the key.
@@ -138,6 +144,11 @@ impl Entry {
             assert_eq!((self.create, self.version, self.lease), (0, 0, LeaseId::NONE), "a tombstone has no state");
         }
     }
+}
+
+/// Whether the newest row up to `at` outlives a compaction there.
+fn survives(newest: OldRow, at: Revision) -> bool {
+    newest.alive() || newest.row().main == at.0
 }
 
 #[cfg(test)]

@@ -214,6 +214,12 @@ impl KeyIndex {
         self.tree.entries().filter_map(move |entry| entry.get_at(at))
     }
 
+    /// The rows up to `at` that a compaction at `at` keeps, one a key, in key order: those of [`KeyIndex::keep_at`], and the
+    /// tombstones written exactly there.
+    pub fn compaction_keep_at(&self, at: Revision) -> impl Iterator<Item = RowRevision> {
+        self.tree.entries().filter_map(move |entry| entry.kept_at(at))
+    }
+
     /// Panics, naming what is wrong, if the index contradicts itself. Walks everything: for tests and the simulator.
     pub fn check_invariants(&self) {
         self.tree.check_invariants();
