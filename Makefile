@@ -5,6 +5,9 @@
 CARGO ?= cargo
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 WORKSPACE := --workspace --locked --features sim
+EXAMPLES := $(TARGET)/release/examples
+INTEROP := --server $(TARGET)/release/quorate --wal-dump $(EXAMPLES)/wal_dump --bolt-copy $(EXAMPLES)/bolt_copy \
+    --snapshot-copy $(EXAMPLES)/snapshot_copy
 
 .PHONY: help run test check build unit sim fuzz-smoke deny release interop interop-full bench soak nightly clean
 
@@ -35,16 +38,17 @@ fuzz-smoke: ## every fuzz target for a moment, at fixed seeds
 deny: ## licences, sources and bans of the dependencies
 	@command -v cargo-deny >/dev/null || [ -x $(TARGET)/tools/bin/cargo-deny ] || \
 	    $(CARGO) install --locked --quiet --root $(TARGET)/tools cargo-deny
+	$(CARGO) fetch --locked --quiet
 	PATH="$(TARGET)/tools/bin:$$PATH" cargo deny --offline check licenses bans sources
 
 release: ## the binaries, in target/release
 	$(CARGO) build --release --locked --bins --examples
 
 interop: release ## real etcd tools and clients against a real member
-	python3 interop/interop.py --server $(TARGET)/release/quorate --wal-dump $(TARGET)/release/examples/wal_dump
+	python3 interop/interop.py $(INTEROP)
 
 interop-full: release ## the same with 20 kills under load
-	python3 interop/interop.py --full --server $(TARGET)/release/quorate --wal-dump $(TARGET)/release/examples/wal_dump
+	python3 interop/interop.py --full $(INTEROP)
 
 bench: release ## quorate, echo, floor and etcd in alternating rounds; prints ratios
 	@command -v etcd >/dev/null || { apt-get update && apt-get install -y etcd-server; }

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import bolt
 import clients
 import durability
 import etcdctl
@@ -26,6 +27,7 @@ GROUPS = {
     "python": ("the PyPI client etcd3", clients.check_python),
     "go": ("Go's clientv3", clients.check_go),
     "wal": ("one write-ahead log for both", wal.check),
+    "bolt": ("one snapshot format for both", bolt.check),
     "syscalls": ("no answer before its fdatasync", syscalls.check),
     "durability": ("kill -9 under load", durability.check),
 }
@@ -37,6 +39,8 @@ def parse_options():
     parser.add_argument("--server", type=Path, default=release / "quorate", help="the server's binary (%(default)s)")
     parser.add_argument("--server-flag", action="append", default=[], dest="server_flags", help="one more flag for the server")
     parser.add_argument("--wal-dump", type=Path, default=release / "examples" / "wal_dump", help="the program that lists a log (%(default)s)")
+    parser.add_argument("--bolt-copy", type=Path, default=release / "examples" / "bolt_copy", help="the program that copies a bbolt file (%(default)s)")
+    parser.add_argument("--snapshot-copy", type=Path, default=release / "examples" / "snapshot_copy", help="the program that imports and exports a snapshot (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), metavar="GROUP", help=", ".join(GROUPS))
     parser.add_argument("--full", action="store_true", help="the full number of kills")
     durability.add_options(parser)
@@ -45,7 +49,7 @@ def parse_options():
 
 def main():
     options = parse_options()
-    for name in ("server", "wal_dump"):
+    for name in ("server", "wal_dump", "bolt_copy", "snapshot_copy"):
         path = getattr(options, name).resolve()
         if not path.is_file():
             sys.exit(f"{path} is missing: build it with `cargo build --release --workspace --examples --bins`, or name another with --{name.replace('_', '-')}")

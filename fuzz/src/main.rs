@@ -10,6 +10,8 @@
 //! tests misbehaves. Iteration n of a seed always gets the same bytes.
 
 mod allocation;
+mod bolt;
+mod peer;
 mod source;
 mod wal;
 
@@ -33,13 +35,29 @@ struct Target {
 }
 
 /// Every target there is.
-const TARGETS: &[Target] = &[Target {
-    name: "wal",
-    about: "segments of arbitrary bytes, and valid logs with changes: opening never panics, never allocates absurdly",
-    run: wal::run,
-    input_bytes_max: 4096,
-    smoke_iterations: 5000,
-}];
+const TARGETS: &[Target] = &[
+    Target {
+        name: "bolt",
+        about: "bbolt files of arbitrary pages, and valid ones with changes: reading ends, in order, within the file's memory",
+        run: bolt::run,
+        input_bytes_max: 4096,
+        smoke_iterations: 5000,
+    },
+    Target {
+        name: "wal",
+        about: "segments of arbitrary bytes, and valid logs with changes: opening never panics, never allocates absurdly",
+        run: wal::run,
+        input_bytes_max: 4096,
+        smoke_iterations: 5000,
+    },
+    Target {
+        name: "peer",
+        about: "streams between members, arbitrary or changed: reading never panics, never allocates absurdly",
+        run: peer::run,
+        input_bytes_max: 2048,
+        smoke_iterations: 20_000,
+    },
+];
 
 const SMOKE_SEED: u64 = 1;
 

@@ -76,15 +76,15 @@ fn another_seed_or_one_flipped_bit_gives_another_trace() {
     assert_ne!(plain.hash, flipped.hash);
 }
 
+/// Most runs end early, because the database is damaged and says so. But where it survives, acknowledged writes are gone.
 #[test]
 fn a_member_that_does_not_wait_for_the_disk_is_found_out() {
     let options = Options { unsafe_no_fsync: true, ..Options::new(0) };
-    let mut found = Vec::new();
-    for seed in 0..10 {
-        let report = run(&Options { seed, ..options.clone() });
-        found.extend(report.violations.iter().map(|violation| (seed, violation.checker)));
-    }
-    println!("found by {found:?}");
-    let lost = found.iter().any(|(_, checker)| ["durable_acks", "linearizable"].contains(checker));
-    assert!(lost, "ten runs without fsync lost nothing: the simulator is asleep");
+    let mut reports = (0..100).map(|seed| run(&Options { seed, ..options.clone() }));
+    let loss = reports.find_map(|report| {
+        assert!(!report.is_good() || report.disk.crashes_with_loss == 0, "lost bytes and found nothing:\n{report}");
+        let found = |checker| report.violations.iter().any(|violation| violation.checker == checker);
+        (found("durable_acks") && found("linearizable")).then_some(report)
+    });
+    println!("{}", loss.expect("a hundred runs without fsync lost no acknowledged write: the simulator is asleep"));
 }

@@ -73,6 +73,10 @@ impl Spawn for SimRuntime {
         self.reactors
     }
 
+    fn current_reactor(&self) -> usize {
+        lock(&self.dice).below(self.reactors as u64) as usize
+    }
+
     fn spawn_on(&self, reactor: usize, start: Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>) {
         assert!(reactor < self.reactors, "reactor {reactor} of {}", self.reactors);
         self.node.spawn(self.wakes.wrap(Box::pin(async move { start().await })));

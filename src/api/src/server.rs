@@ -99,7 +99,7 @@ pub async fn serve_with<S, B>(
     let (phase_sender, phase) = watch::channel(Phase::Serving);
     // Never sent to: each connection holds a sender, so the channel closes when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
-    let mut next_reactor = 0;
+    let mut places = places(rt.reactor_count()).cycle();
     let mut pause = ACCEPT_PAUSE_MIN;
     loop {
         let accepted = select! {
@@ -112,8 +112,7 @@ pub async fn serve_with<S, B>(
             Ok(incoming) => {
                 pause = ACCEPT_PAUSE_MIN;
                 let start = connection_start(incoming, builder.clone(), service.clone(), phase.clone(), alive.clone());
-                rt.spawn_on(next_reactor, start);
-                next_reactor = (next_reactor + 1) % rt.reactor_count();
+                rt.spawn_on(places.next().expect("there is always a next place"), start);
             }
             Err(error) => {
                 tracing::warn!(%address, %error, pause_ms = pause.as_millis(), "failed to accept a connection; trying again");
@@ -134,6 +133,12 @@ pub async fn serve_with<S, B>(
         phase_sender.send_replace(Phase::CutOff);
         all_gone.recv().await;
     }
+}
+
+/// On which reactor the next connections live, in turn. Reactor 0 has the raft and the apply loop to run as well, so it gets
+/// half as many as each other.
+fn places(reactor_count: usize) -> impl Iterator<Item = usize> + Clone {
+    (1..reactor_count).chain([0]).chain(1..reactor_count)
 }
 
 /// How far a shutdown is.

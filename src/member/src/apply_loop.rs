@@ -27,8 +27,9 @@ use quorate_store::{Command, Finished, JobOutcome, Outcome, Progress, Response, 
 use quorate_types::{Error, LogIndex, Revision};
 
 use crate::Member;
+use crate::gates::Gates;
 use crate::metrics::Metrics;
-use crate::shared::{FromApply, Published, Reply, StopReason, Stopping, ToApply, Waiter};
+use crate::shared::{FromApply, Published, StopReason, Stopping, ToApply, Waiter};
 
 /// Applying longer than this at a stretch lets other tasks run first.
 const SLICE: Duration = Duration::from_millis(1);
@@ -55,46 +56,48 @@ pub struct ApplyLoop {
 }
 
 /// Waiters by request id, and the answers that are due once the view is published.
-#[derive(Default)]
 struct Waiters {
-    by_request: BTreeMap<u64, (MonoTime, Reply)>,
-    due: Vec<(Reply, Result<Response, Error>)>,
+    by_request: BTreeMap<u64, Waiter>,
+    due: Gates,
 }
 
 impl Waiters {
+    fn new(rt: &Rt) -> Self {
+        Self { by_request: BTreeMap::new(), due: Gates::open(rt) }
+    }
+
     fn add(&mut self, waiters: Vec<Waiter>) {
         for waiter in waiters {
-            self.by_request.insert(waiter.request_id, (waiter.deadline, waiter.reply));
+            self.by_request.insert(waiter.request_id, waiter);
         }
     }
 
     fn answer_later(&mut self, request_id: u64, result: Result<Response, Error>) {
-        if let Some((_deadline, reply)) = self.by_request.remove(&request_id) {
-            self.due.push((reply, result));
+        if let Some(Waiter { reactor, reply, .. }) = self.by_request.remove(&request_id) {
+            self.due.keep(reactor, reply, result);
         }
     }
 
     fn send_due(&mut self) {
-        for (reply, result) in self.due.drain(..) {
-            // A caller that went away does not want its answer.
-            let _ = reply.send(result);
-        }
+        self.due.send_all();
     }
 
     fn expire(&mut self, now: MonoTime) -> usize {
-        let expired = self.by_request.extract_if(.., |_id, (deadline, _reply)| *deadline <= now);
+        let expired = self.by_request.extract_if(.., |_id, waiter| waiter.deadline <= now);
         let mut count = 0;
-        for (_id, (_deadline, reply)) in expired {
-            let _ = reply.send(Err(Error::Timeout));
+        for (_id, waiter) in expired {
+            self.due.keep(waiter.reactor, waiter.reply, Err(Error::Timeout));
             count += 1;
         }
+        self.due.send_all();
         count
     }
 
     fn fail_all(&mut self) {
-        for (_id, (_deadline, reply)) in std::mem::take(&mut self.by_request) {
-            let _ = reply.send(Err(Error::Stopped));
+        for (_id, waiter) in std::mem::take(&mut self.by_request) {
+            self.due.keep(waiter.reactor, waiter.reply, Err(Error::Stopped));
         }
+        self.due.send_all();
     }
 }
 
@@ -103,7 +106,7 @@ type RunningJob = BoxFuture<'static, Result<(JobOutcome, Duration), spawn::Worke
 impl ApplyLoop {
     /// Runs until asked to stop, or until the store fails.
     pub async fn run(mut self) {
-        let mut waiters = Waiters::default();
+        let mut waiters = Waiters::new(&self.rt);
         if let Err(error) = self.turns(&mut waiters).await {
             tracing::error!(error = %error, "the store failed; this member stops");
             self.stopping.ask(StopReason::Failed(error.to_string()));

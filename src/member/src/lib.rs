@@ -19,6 +19,7 @@ mod apply_loop;
 mod bootstrap;
 mod config;
 mod data_dir;
+mod gates;
 pub mod ids;
 mod metrics;
 mod publish;
@@ -200,7 +201,8 @@ impl Member {
         }
         let (reply, answer) = oneshot::channel();
         let deadline = inner.rt.mono_now() + inner.config.request_timeout();
-        let proposal = Proposal { data, waiter: Waiter { request_id, deadline, reply } };
+        let proposal =
+            Proposal { data, waiter: Waiter { request_id, deadline, reactor: inner.rt.current_reactor(), reply } };
         if inner.proposals.send(proposal).await.is_err() {
             return Err(Error::Stopped);
         }

@@ -30,6 +30,10 @@ use crate::shared::{FromApply, Proposal, Published, StopReason, Stopping, ToAppl
 const BATCH_REQUESTS_MAX: usize = 4096;
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
+/// A write of one entry is made on the spot, without the hand-over to the log's thread and back, if the last one took no
+/// longer: with a single client there is nothing else to do meanwhile.
+const SHORT_WRITE: Duration = Duration::from_micros(400);
+
 /// Applied entries are announced in any number; this many are taken at once.
 const MESSAGES_PER_TURN: usize = 64;
 
@@ -91,6 +95,12 @@ struct NextWrite {
     mark: Option<walpb::Snapshot>,
 }
 
+/// What the last write was like: the next will be much the same.
+struct LastWrite {
+    entries: usize,
+    took: Duration,
+}
+
 impl NextWrite {
     /// A commit index alone can wait for the next entries; everything else goes now.
     fn is_due(&self) -> bool {
@@ -107,6 +117,7 @@ struct Running {
     wal_worker: Arc<dyn Worker>,
     limits: RaftLimits,
     next_write: NextWrite,
+    last_write: LastWrite,
     marked: LogIndex,
     applied: (LogIndex, Term),
     held: VecDeque<Proposal>,
@@ -132,6 +143,7 @@ impl RaftLoop {
             wal_worker: self.wal_worker,
             limits: self.limits,
             next_write: NextWrite::default(),
+            last_write: LastWrite { entries: 0, took: Duration::MAX },
             marked: self.marked,
             applied: self.applied,
             held: VecDeque::new(),
@@ -205,6 +217,7 @@ impl Running {
         };
         self.log = Some(Log::Idle(wal));
         self.metrics.wal_fsync_seconds.observe(took.as_secs_f64());
+        self.last_write.took = took;
         if let Err(error) = result {
             // What a failed sync left on disk is unknown, and a second sync may lie. Stop rather than guess.
             tracing::error!(error = %error, "the log failed; this member stops");
@@ -361,13 +374,16 @@ impl Running {
         };
         let NextWrite { hard_state, entries, must_sync, number, mark } = std::mem::take(&mut self.next_write);
         let (worker, rt) = (Arc::clone(&self.wal_worker), Arc::clone(&self.rt));
+        // Two in a row: under load a single entry is the beginning of the next large batch.
+        let is_short = entries.len() == 1 && self.last_write.entries == 1 && self.last_write.took < SHORT_WRITE;
+        self.last_write.entries = entries.len();
+        let job = move || {
+            let start = rt.mono_now();
+            let result = write(&mut wal, &Batch { hard_state, entries, sync: must_sync }, mark);
+            WriteDone { wal, result, number, took: rt.mono_now() - start }
+        };
         self.log = Some(Log::Writing(Box::pin(async move {
-            spawn::run_on(&*worker, move || {
-                let start = rt.mono_now();
-                let result = write(&mut wal, &Batch { hard_state, entries, sync: must_sync }, mark);
-                WriteDone { wal, result, number, took: rt.mono_now() - start }
-            })
-            .await
+            if is_short { spawn::run_short_on(&*worker, job).await } else { spawn::run_on(&*worker, job).await }
         })));
     }
 

@@ -22,6 +22,8 @@ pub type Reply = oneshot::Sender<Result<Response, Error>>;
 pub struct Waiter {
     pub request_id: u64,
     pub deadline: MonoTime,
+    /// Where it waits.
+    pub reactor: usize,
     pub reply: Reply,
 }
 

@@ -10,6 +10,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// What an operator must know about a sync that failed. Linux marks pages clean that it could not write: until the cache is
+/// dropped, a new process reads them as if they were on the disk, and syncs them without effect.
+pub const FAILED_SYNC_ADVICE: &str = "What was written since the last sync may be gone though reads still show it: when the \
+                                      disk is well again, reboot the machine (or unmount and mount the file system) before \
+                                      this member is started again";
+
 /// How to open a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {

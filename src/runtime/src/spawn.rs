@@ -26,6 +26,12 @@ pub trait Spawn {
         1
     }
 
+    /// The reactor that calls this; 0 for a caller on none. It only says from where a wake is cheap: in simulation, where all
+    /// tasks share one thread, it is any.
+    fn current_reactor(&self) -> usize {
+        0
+    }
+
     /// Runs the task that `start` returns on reactor `reactor` (counted from 0). `start` itself is called there, so that
     /// what it creates (a stream, a timer) belongs to that reactor.
     fn spawn_on(&self, reactor: usize, start: Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>);
@@ -38,6 +44,12 @@ pub trait Spawn {
 pub trait Worker: Send + Sync {
     /// Queues `job`. What it returns is called when the job's time has passed.
     fn submit(&self, job: Box<dyn FnOnce() -> Report + Send>);
+
+    /// Takes a job that is over sooner than two threads could hand it to and fro. It may run on the calling thread, which
+    /// waits; so nothing else may be queued or running on this worker.
+    fn submit_short(&self, job: Box<dyn FnOnce() -> Report + Send>) {
+        self.submit(job);
+    }
 }
 
 /// The worker ended before the job did: the process (or the simulated member) is going down.
@@ -49,15 +61,33 @@ pub async fn run_on<T: Send + 'static>(
     worker: &dyn Worker,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, WorkerGone> {
+    let (job, receiver) = reporting(job);
+    worker.submit(job);
+    receiver.await.map_err(|_| WorkerGone)
+}
+
+/// The same for a job as [`Worker::submit_short`] takes it.
+pub async fn run_short_on<T: Send + 'static>(
+    worker: &dyn Worker,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, WorkerGone> {
+    let (job, receiver) = reporting(job);
+    worker.submit_short(job);
+    receiver.await.map_err(|_| WorkerGone)
+}
+
+type ReportingJob = Box<dyn FnOnce() -> Report + Send>;
+
+fn reporting<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> (ReportingJob, oneshot::Receiver<T>) {
     let (sender, receiver) = oneshot::channel();
-    worker.submit(Box::new(move || {
+    let job = Box::new(move || -> Report {
         let result = job();
         Box::new(move || {
             // A caller that went away does not want the result.
             let _ = sender.send(result);
         })
-    }));
-    receiver.await.map_err(|_| WorkerGone)
+    });
+    (job, receiver)
 }
 
 /// Spawns `task` on this reactor; the receiver gets its result, or an error if the task was dropped or panicked.

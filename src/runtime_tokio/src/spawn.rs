@@ -30,6 +30,11 @@ impl Spawn for TokioRuntime {
         self.reactors.len()
     }
 
+    fn current_reactor(&self) -> usize {
+        let Ok(here) = Handle::try_current() else { return 0 };
+        self.reactors.iter().position(|reactor| reactor.id() == here.id()).unwrap_or(0)
+    }
+
     fn spawn_on(&self, reactor: usize, start: Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>) {
         self.reactors[reactor].spawn(Started::NotYet(Some(start)));
     }
@@ -115,6 +120,10 @@ impl Worker for Queue {
     fn submit(&self, job: Job) {
         // If the thread has ended the job is dropped here, and with it what its caller waits for.
         let _ = self.sender.send(Message::Run(job));
+    }
+
+    fn submit_short(&self, job: Job) {
+        job()();
     }
 }
 

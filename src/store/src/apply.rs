@@ -113,7 +113,7 @@ pub(crate) fn start(state: &mut State, options: &StoreOptions, command: Command)
     match command {
         Command::Empty | Command::RefusedConfChange => Ok(Start::answer(Ok(Response::Empty))),
         Command::ConfChange { change, conf_state } => {
-            state.conf_state = conf_state;
+            state.conf_state = Arc::new(conf_state);
             let result = Arc::make_mut(&mut state.membership).apply(&change, options.max_learners);
             Ok(Start::answer(result.map(|()| Response::Empty)))
         }
@@ -247,6 +247,7 @@ fn compact(state: &mut State, at: Revision) -> Result<CompactionResponse, Error>
     if at.0 > state.revision {
         return Err(Error::FutureRev);
     }
+    state.compacted_before = Some(state.compacted);
     state.compacted = at.0;
     Ok(CompactionResponse { header: header(state.revision) })
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Deref;
 use std::path::Path;
 
-use quorate_runtime::disk::{Disk, File, OpenMode};
+use quorate_runtime::disk::{Disk, FAILED_SYNC_ADVICE, File, OpenMode};
 use redb::{Builder, Database, StorageBackend};
 
 use crate::error::{FileName, StoreError, guarded};
@@ -94,7 +94,12 @@ impl StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        if self.unsafe_no_fsync { Ok(()) } else { self.file.sync_data() }
+        if self.unsafe_no_fsync {
+            return Ok(());
+        }
+        self.file
+            .sync_data()
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot sync: {error}. {FAILED_SYNC_ADVICE}")))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

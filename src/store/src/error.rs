@@ -33,6 +33,18 @@ pub enum StoreError {
         /// The newest one known here.
         known: u32,
     },
+    /// A snapshot file that is no state of a cluster.
+    #[error(
+        "{file}: not a usable snapshot: {what}. The file was left as it is, and no database was made of it: send or take \
+         the snapshot once more",
+        file = file.display()
+    )]
+    Snapshot {
+        /// The snapshot file.
+        file: PathBuf,
+        /// Which bucket and key, or which page, and what is wrong with it.
+        what: String,
+    },
     /// The operating system refused a read, a write or a sync.
     #[error("{file}: {action} failed: {source}", file = file.display())]
     Io {

@@ -3,7 +3,8 @@
 //! A **flush** takes a sealed generation of rows and, with it, everything else that entries up to the same one have made:
 //! applied index and term, raft's configuration, current revision, compaction bounds, members, alarms, leases. So the file
 //! is always the exact state after some entry, and the log is needed from the next one on. A **compaction slice** deletes
-//! rows and changes the counts in the state record, nothing else.
+//! rows and changes the counts in the state record, nothing else. Before the first of them, the rows that it is about are
+//! hashed, a slice at a time too; that writes nothing.
 //!
 //! Both commit durably, and with quick repair: redb then saves its allocator with each commit and commits in two phases, so
 //! that a file is open again at once after a crash and no half-written commit can be taken for a whole one.
@@ -11,21 +12,25 @@
 use quorate_proto::etcdserverpb::AlarmResponse;
 use quorate_proto::raftpb::ConfState;
 use quorate_types::LeaseId;
-use redb::{Database, WriteTransaction};
+use redb::{Database, Table, WriteTransaction};
 
 use crate::alarm::Alarms;
 use crate::backend::OpenDatabase;
 use crate::error::{FileName, StoreError, guarded};
 use crate::format::{self, StateRecord};
+use crate::hash_kv::{CompactionHash, Hashing};
 use crate::lease::Grant;
 use crate::membership::Membership;
 use crate::mvcc::compact::Slice;
 use crate::mvcc::encode::Fields;
-use crate::pending::Seen;
+use crate::pending::{Row, Seen};
 use crate::row_cache::RowCache;
 use crate::rows::{Durable, KEY, LEASE, META, NARROW};
 use crate::sync::Arc;
 use prost::Message as _;
+
+/// Bytes of rows that one job hashes: a few milliseconds, a few more if they come from the disk.
+const HASH_SLICE_BYTES: usize = if cfg!(test) { 100 } else { 4 << 20 };
 
 /// One transaction, ready to run.
 pub struct Job {
@@ -42,13 +47,15 @@ pub(crate) enum Work {
         /// What the file says now.
         before: StateRecord,
     },
+    /// A slice of a hash, before anything is deleted: reads only.
+    Hash(Box<Hashing>),
 }
 
 /// Everything that one flush writes.
 pub(crate) struct Flush {
     pub(crate) rows: Seen,
     pub(crate) record: StateRecord,
-    pub(crate) conf_state: ConfState,
+    pub(crate) conf_state: Arc<ConfState>,
     pub(crate) membership: Arc<Membership>,
     pub(crate) alarms: Alarms,
     /// Changed leases; `None` is gone.
@@ -57,7 +64,17 @@ pub(crate) struct Flush {
 
 /// How a job went; for [`Store::finish_job`](crate::Store::finish_job).
 pub struct JobOutcome {
-    pub(crate) result: Result<Committed, StoreError>,
+    pub(crate) result: Result<Done, StoreError>,
+}
+
+/// What a job has done.
+pub(crate) enum Done {
+    Committed(Box<Committed>),
+    /// The hash, if it is complete, and where it goes on otherwise.
+    Hashed {
+        hashing: Box<Hashing>,
+        hash: Option<CompactionHash>,
+    },
 }
 
 /// A job that is durable.
@@ -72,7 +89,7 @@ pub(crate) struct Committed {
 pub(crate) enum CommittedKind {
     Flushed {
         /// The configuration that went into the transaction.
-        conf_state: ConfState,
+        conf_state: Arc<ConfState>,
     },
     Compacted {
         /// The revision whose compaction this was the last slice of.
@@ -94,8 +111,13 @@ impl Job {
                     let record = delete_rows(&database, &file, &slice, before)?;
                     (record, CommittedKind::Compacted { finished: slice.finishes })
                 }
+                Work::Hash(mut hashing) => {
+                    let hash = hashing.step(HASH_SLICE_BYTES)?;
+                    return Ok(Done::Hashed { hashing, hash });
+                }
             };
-            Ok(Committed { record, durable: Durable::begin(&database, &cache, &file)?, kind })
+            let durable = Durable::begin(&database, &cache, &file, &record)?;
+            Ok(Done::Committed(Box::new(Committed { record, durable, kind })))
         });
         JobOutcome { result }
     }
@@ -130,33 +152,13 @@ pub(crate) fn commit(transaction: WriteTransaction, file: &FileName) -> Result<(
 impl Flush {
     fn run(&self, database: &Database, file: &FileName) -> Result<StateRecord, StoreError> {
         let transaction = begin(database, file)?;
-        self.put_rows(&transaction).map_err(|error| StoreError::database(file, "writing rows", error))?;
+        if !self.rows.is_empty() {
+            put_rows(&transaction, file, || self.rows.rows())?;
+        }
         self.put_leases(&transaction).map_err(|error| StoreError::database(file, "writing leases", error))?;
         put_state(&transaction, file, &self.record, &self.conf_state, &self.membership, &self.alarms)?;
         commit(transaction, file)?;
         Ok(self.record)
-    }
-
-    /// Appends the rows at the right edge of both trees, one tree after the other.
-    fn put_rows(&self, transaction: &WriteTransaction) -> Result<(), redb::Error> {
-        if self.rows.is_empty() {
-            return Ok(());
-        }
-        let mut table = transaction.open_table(KEY)?;
-        for row in self.rows.rows() {
-            let key = format::row_key(row.revision);
-            let mut value = table.insert_reserve(&key, format::row_value_len(row))?;
-            format::write_row(row, &key, value.as_mut());
-        }
-        let mut narrow = transaction.open_table(NARROW)?;
-        let mut value = Vec::new();
-        for row in self.rows.rows() {
-            let key = format::row_key(row.revision);
-            let fields = Fields::parse(&row.encoded).expect("a pending row was encoded here");
-            format::write_narrow(row, &fields, &key, &mut value);
-            narrow.insert(&key, &value[..])?;
-        }
-        Ok(())
     }
 
     fn put_leases(&self, transaction: &WriteTransaction) -> Result<(), redb::Error> {
@@ -165,20 +167,54 @@ impl Flush {
         }
         let mut table = transaction.open_table(LEASE)?;
         for (id, grant) in &self.leases {
-            let key = id.0 as u64;
             match grant {
-                Some(grant) => {
-                    let payload = grant.to_record(*id).encode_to_vec();
-                    let value = format::sealed(format::LEASE_TABLE, &key.to_be_bytes(), &payload);
-                    table.insert(key, &value[..])?;
-                }
+                Some(grant) => put_lease(&mut table, *id, *grant)?,
                 None => {
-                    table.remove(key)?;
+                    table.remove(id.0 as u64)?;
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Appends rows at the right edge of both trees, one tree after the other.
+pub(crate) fn put_rows<'a, I: Iterator<Item = &'a Row>>(
+    transaction: &WriteTransaction,
+    file: &FileName,
+    rows: impl Fn() -> I,
+) -> Result<(), StoreError> {
+    let put = || -> Result<(), redb::Error> {
+        let mut table = transaction.open_table(KEY)?;
+        for row in rows() {
+            let key = format::row_key(row.revision);
+            let mut value = table.insert_reserve(&key, format::row_value_len(row))?;
+            format::write_row(row, &key, value.as_mut());
+        }
+        let mut narrow = transaction.open_table(NARROW)?;
+        let mut value = Vec::new();
+        for row in rows() {
+            let key = format::row_key(row.revision);
+            let fields = Fields::parse(&row.encoded).expect("a row is parsed before it gets here");
+            format::write_narrow(row, &fields, &key, &mut value);
+            narrow.insert(&key, &value[..])?;
+        }
+        Ok(())
+    };
+    put().map_err(|error| StoreError::database(file, "writing rows", error))
+}
+
+/// Writes the record of a lease.
+pub(crate) fn put_lease(
+    table: &mut Table<'_, u64, &'static [u8]>,
+    id: LeaseId,
+    grant: Grant,
+) -> Result<(), redb::Error> {
+    let key = id.0 as u64;
+    let payload = grant.to_record(id).encode_to_vec();
+    let value = format::sealed(format::LEASE_TABLE, &key.to_be_bytes(), &payload);
+    table.insert(key, &value[..])?;
+    Ok(())
 }
 
 /// Writes all records of the table `meta`.

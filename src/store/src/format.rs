@@ -107,6 +107,11 @@ pub(crate) fn read_row<'a>(key: &RowKey, value: &'a [u8]) -> Option<(bool, &'a [
     }
 }
 
+/// Whether a value of the table `key`, not checked, calls itself a tombstone.
+pub(crate) fn says_tombstone(value: &[u8]) -> bool {
+    value.get(CRC_BYTES) == Some(&TOMBSTONE)
+}
+
 /// Length of the encoded `KeyValue` in a value of the table `key`.
 pub(crate) fn encoded_len(value: &[u8]) -> usize {
     value.len().saturating_sub(CRC_BYTES + 1)

@@ -18,7 +18,9 @@
 //! | `mvcc` | keys, revisions, ranges, transactions, compaction |
 //! | `lease` `alarm` `membership` `quota` | a state machine each |
 //! | `view` `publish` | what readers see, and how it gets to them |
-//! | `pending` `rows` `row_cache` | rows in memory, and where a row is found |
+//! | `pending` `rows` `row_cache` `row_scan` | rows in memory, where a row is found, and all of them in order |
+//! | `hash_kv` | etcd's hash over rows, by which members find out that they differ |
+//! | `snapshot` | the whole state as etcd's snapshot file, and back |
 //! | `flush` `open` `format` `backend` | writing and reading the file |
 //!
 //! There is no clock, no thread and no network here; the only I/O is the database's, through the runtime's disk.
@@ -29,6 +31,7 @@ mod backend;
 mod error;
 mod flush;
 mod format;
+mod hash_kv;
 mod lease;
 mod membership;
 pub mod mvcc;
@@ -37,7 +40,9 @@ mod pending;
 mod publish;
 mod quota;
 mod row_cache;
+mod row_scan;
 mod rows;
+mod snapshot;
 mod state;
 mod store;
 mod sync;
@@ -48,8 +53,10 @@ mod view;
 pub use apply::{Command, Outcome, Progress, Response};
 pub use error::{ReadError, StoreError};
 pub use flush::{Job, JobOutcome};
+pub use hash_kv::{CompactionHash, HashKv};
 pub use lease::Grant;
 pub use membership::Member;
 pub use mvcc::txn::is_read_only;
+pub use snapshot::{Imported, SnapshotExport, import_snapshot};
 pub use store::{Finished, Store, StoreOptions};
 pub use view::{Reader, View};

@@ -87,6 +87,15 @@ fn parse(change: &ConfChange) -> Result<(MemberId, Change), Error> {
 }
 
 impl Membership {
+    /// As they were stored, in any order; ids are unique.
+    pub(crate) fn restore(mut members: Vec<Member>, mut removed: Vec<MemberId>) -> Self {
+        members.sort_unstable_by_key(|member| member.id);
+        removed.sort_unstable();
+        let membership = Self { members, removed, cluster_version: None };
+        assert!(membership.is_consistent(), "an id came twice");
+        membership
+    }
+
     pub(crate) fn members(&self) -> &[Member] {
         &self.members
     }

@@ -16,7 +16,7 @@ use quorate_proto::leasepb;
 use quorate_proto::raftpb::ConfState;
 use quorate_runtime::disk::{Disk, OpenMode, parent_dir};
 use quorate_types::LeaseId;
-use redb::{ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 
 use crate::StoreOptions;
 use crate::alarm::Alarms;
@@ -55,6 +55,31 @@ fn backend_options(options: &StoreOptions) -> BackendOptions {
 
 /// Makes a database that holds an empty state. Nothing may be at `path`.
 pub(crate) fn create(disk: &(dyn Disk + '_), path: &Path, options: &StoreOptions) -> Result<(), StoreError> {
+    create_with(disk, path, options, |database, file| {
+        let transaction = flush::begin(database, file)?;
+        create_tables(&transaction, file)?;
+        let (conf_state, membership, alarms) = (ConfState::default(), Membership::default(), Alarms::default());
+        flush::put_state(&transaction, file, &StateRecord::EMPTY, &conf_state, &membership, &alarms)?;
+        flush::commit(transaction, file)
+    })
+}
+
+/// Makes the tables that hold more than one record.
+pub(crate) fn create_tables(transaction: &WriteTransaction, file: &FileName) -> Result<(), StoreError> {
+    let failed = |error| StoreError::database(file, "creating tables", error);
+    transaction.open_table(KEY).map_err(failed)?;
+    transaction.open_table(NARROW).map_err(failed)?;
+    transaction.open_table(LEASE).map_err(failed)?;
+    Ok(())
+}
+
+/// Makes a database that holds what `fill` puts into it, whole or not at all. Nothing may be at `path`.
+pub(crate) fn create_with<T>(
+    disk: &(dyn Disk + '_),
+    path: &Path,
+    options: &StoreOptions,
+    fill: impl FnOnce(&Database, &FileName) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
     if disk.exists(path).map_err(|error| StoreError::io(path, "looking for the file", error))? {
         return Err(StoreError::io(path, "creating the database", std::io::ErrorKind::AlreadyExists.into()));
     }
@@ -66,23 +91,16 @@ pub(crate) fn create(disk: &(dyn Disk + '_), path: &Path, options: &StoreOptions
             .map_err(|error| StoreError::io(unfinished, "removing an unfinished file", error))?;
     }
     let file: FileName = unfinished.into();
-    guarded(unfinished, "creating the database", || {
+    let filled = guarded(unfinished, "creating the database", || {
         let database = open_database(disk, unfinished, OpenMode::CreateNew, &backend_options(options))?;
-        let transaction = flush::begin(&database, &file)?;
-        let failed = |error| StoreError::database(&file, "creating tables", error);
-        transaction.open_table(KEY).map_err(failed)?;
-        transaction.open_table(NARROW).map_err(failed)?;
-        transaction.open_table(LEASE).map_err(failed)?;
-        let (conf_state, membership, alarms) = (ConfState::default(), Membership::default(), Alarms::default());
-        flush::put_state(&transaction, &file, &StateRecord::EMPTY, &conf_state, &membership, &alarms)?;
-        flush::commit(transaction, &file)
+        fill(&database, &file)
     })?;
     disk.rename(unfinished, path).map_err(|error| StoreError::io(path, "naming the database", error))?;
     if !options.unsafe_no_fsync {
         let directory = parent_dir(path);
         disk.sync_dir(&directory).map_err(|error| StoreError::io(&directory, "syncing the directory", error))?;
     }
-    Ok(())
+    Ok(filled)
 }
 
 /// Reads a database back.
@@ -110,11 +128,13 @@ pub(crate) fn open(disk: &(dyn Disk + '_), path: &Path, options: &StoreOptions) 
         let state = State {
             applied_index: record.applied_index,
             applied_term: record.applied_term,
-            conf_state,
+            conf_state: Arc::new(conf_state),
             revision: record.revision,
             compacted: record.compact_scheduled,
+            compacted_before: None,
+            compaction_hashes: Arc::default(),
             index,
-            rows: Rows::new(Durable::begin(&database, &cache, &file)?),
+            rows: Rows::new(Durable::begin(&database, &cache, &file, &record)?),
             leases,
             alarms: Alarms::restore(alarms.alarms),
             membership: Arc::new(membership),

@@ -90,6 +90,11 @@ impl Seen {
         (0..self.len).map(|index| self.generation.get(index))
     }
 
+    /// The row at that place in the order, if it is seen.
+    pub(crate) fn row(&self, index: usize) -> Option<&Row> {
+        (index < self.len).then(|| self.generation.get(index))
+    }
+
     /// The revision of the first row.
     pub(crate) fn first(&self) -> Option<RowRevision> {
         (self.len > 0).then(|| self.generation.get(0).revision)

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 
 use crate::error::{FileName, StoreError, guarded};
-use crate::format::{self, KEY_TABLE, LEASE_TABLE, META_TABLE, NARROW_TABLE, RowKey};
+use crate::format::{self, KEY_TABLE, LEASE_TABLE, META_TABLE, NARROW_TABLE, RowKey, StateRecord};
 use crate::mvcc::revision::RowRevision;
 use crate::pending::{Row, Seen};
 use crate::row_cache::RowCache;
+use crate::row_scan::RowScan;
 use crate::sync::Arc;
 
 pub(crate) const KEY: TableDefinition<'static, &RowKey, &[u8]> = TableDefinition::new(KEY_TABLE);
@@ -23,17 +24,24 @@ pub(crate) struct Durable {
     table: ReadOnlyTable<&'static RowKey, &'static [u8]>,
     cache: Arc<RowCache>,
     file: FileName,
+    /// Rows that nobody can see at this revision are not there any more; -1 is none.
+    compact_finished: i64,
 }
 
 impl Durable {
-    /// What the last commit made.
-    pub(crate) fn begin(database: &Database, cache: &Arc<RowCache>, file: &FileName) -> Result<Self, StoreError> {
+    /// What the last commit made, which is the one that wrote `record`.
+    pub(crate) fn begin(
+        database: &Database,
+        cache: &Arc<RowCache>,
+        file: &FileName,
+        record: &StateRecord,
+    ) -> Result<Self, StoreError> {
         let table = database
             .begin_read()
             .map_err(|error| StoreError::database(file, "beginning to read", error))?
             .open_table(KEY)
             .map_err(|error| StoreError::database(file, "opening table key", error))?;
-        Ok(Self { table, cache: cache.clone(), file: file.clone() })
+        Ok(Self { table, cache: cache.clone(), file: file.clone(), compact_finished: record.compact_finished })
     }
 
     /// The encoded value of a row that the index promises.
@@ -112,6 +120,31 @@ impl Rows {
     /// `durable` is newer, and differs in rows that nobody may read any more.
     pub(crate) fn replace_durable(&mut self, durable: Arc<Durable>) {
         self.durable = durable;
+    }
+
+    /// The rows of the database alone.
+    pub(crate) fn durable_only(&self) -> Self {
+        Self { durable: self.durable.clone(), sealed: None, active: Seen::new() }
+    }
+
+    /// All rows in order, up to and with revision `until`.
+    pub(crate) fn scan(&self, until: i64) -> Result<RowScan, StoreError> {
+        let Durable { table, file, .. } = &*self.durable;
+        let range = guarded(file, "reading table key", || {
+            table.range::<&RowKey>(..).map_err(|error| StoreError::database(file, "reading table key", error))
+        })?;
+        let pending = [self.sealed.clone(), Some(self.active.clone())].into_iter().flatten().collect();
+        Ok(RowScan::new(range, pending, file.clone(), until))
+    }
+
+    /// The compaction whose deletions are all done in the database.
+    pub(crate) fn compact_finished(&self) -> i64 {
+        self.durable.compact_finished
+    }
+
+    /// The database's file, for messages.
+    pub(crate) fn file(&self) -> &FileName {
+        &self.durable.file
     }
 
     /// The rows that are not in the database, in order.

@@ -4,6 +4,7 @@ use quorate_proto::raftpb::ConfState;
 use quorate_types::{LogIndex, Term};
 
 use crate::alarm::Alarms;
+use crate::hash_kv::CompactionHash;
 use crate::lease::Leases;
 use crate::membership::Membership;
 use crate::mvcc::Snapshot;
@@ -16,11 +17,15 @@ use crate::sync::Arc;
 pub(crate) struct State {
     pub(crate) applied_index: LogIndex,
     pub(crate) applied_term: Term,
-    pub(crate) conf_state: ConfState,
+    pub(crate) conf_state: Arc<ConfState>,
     /// The current revision; an entry under way has not moved it yet.
     pub(crate) revision: i64,
     /// Revisions below this one cannot be read; -1 if there was no compaction.
     pub(crate) compacted: i64,
+    /// What it was before the last compaction; unknown if that was before the store was opened. This member's own memory.
+    pub(crate) compacted_before: Option<i64>,
+    /// Hashes that compactions have left, the oldest revision first. This member's own memory.
+    pub(crate) compaction_hashes: Arc<Vec<CompactionHash>>,
     pub(crate) index: KeyIndex,
     pub(crate) rows: Rows,
     pub(crate) leases: Leases,

@@ -12,8 +12,9 @@ use quorate_types::{Error, LogIndex, Revision, Term};
 use crate::apply::{self, Command, Long, Progress, Start};
 use crate::backend::OpenDatabase;
 use crate::error::{FileName, StoreError};
-use crate::flush::{Committed, CommittedKind, Flush, Job, JobOutcome, Work};
+use crate::flush::{Committed, CommittedKind, Done, Flush, Job, JobOutcome, Work};
 use crate::format::StateRecord;
+use crate::hash_kv::{Asker, CompactionHash, Hashing};
 use crate::mvcc::compact::Compaction;
 use crate::open;
 use crate::publish::Published;
@@ -87,6 +88,8 @@ struct Jobs {
     flush_at: MonoTime,
     compact_at: MonoTime,
     compaction: Option<Compaction>,
+    /// The hash that comes before the compaction's first deletion.
+    hashing: Option<Box<Hashing>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +148,7 @@ impl Store {
                 flush_at: start,
                 compact_at: start,
                 compaction: None,
+                hashing: None,
             },
             poisoned: false,
         })
@@ -306,6 +310,13 @@ impl Store {
 
     fn compaction_slice(&mut self, now: MonoTime) -> Option<Work> {
         let at = self.durable.compact_scheduled;
+        if self.jobs.compaction.is_none() {
+            self.jobs.hashing = self.compaction_hashing(at);
+        }
+        if let Some(hashing) = self.jobs.hashing.take() {
+            self.jobs.compaction.get_or_insert_with(|| Compaction::new(at));
+            return Some(Work::Hash(hashing));
+        }
         let compaction = self.jobs.compaction.get_or_insert_with(|| Compaction::new(at));
         match compaction.next_slice(&mut self.state.index, self.options.compaction_batch_rows) {
             Some(slice) => Some(Work::Compact { slice, before: self.durable }),
@@ -317,14 +328,58 @@ impl Store {
         }
     }
 
+    /// The hash that a compaction at `at` leaves. It covers all that was written since the compaction before, so that one
+    /// has to be complete; and it must be known which one that was, which it is not after a restart, or if the next is
+    /// already applied. Then there is none, as in etcd after a compaction that was interrupted.
+    fn compaction_hashing(&self, at: i64) -> Option<Box<Hashing>> {
+        let state = &self.state;
+        let before = state.compacted_before.filter(|_| state.compacted == at)?;
+        (before == self.durable.compact_finished)
+            .then(|| Box::new(Hashing::new(&state.index, &state.rows.durable_only(), Asker::Compaction, before, at)))
+    }
+
+    fn remember_hash(&mut self, hash: CompactionHash) {
+        const KEPT: usize = 10;
+        let hashes = Arc::make_mut(&mut self.state.compaction_hashes);
+        hashes.push(hash);
+        hashes.sort_unstable_by_key(|hash| hash.hash_revision);
+        hashes.drain(..hashes.len().saturating_sub(KEPT));
+    }
+
     /// Takes note of what a job has done, and lets readers read it from the database. An error is fatal.
     pub fn finish_job(&mut self, outcome: JobOutcome, now: MonoTime) -> Result<Vec<Finished>, StoreError> {
         self.check_poison()?;
         let out = self.jobs.out.take().expect("a job is out");
-        let Committed { record, durable, kind } = match outcome.result {
-            Ok(committed) => committed,
+        let done = match outcome.result {
+            Ok(done) => done,
             Err(error) => return Err(self.poison(error)),
         };
+        let finished = match done {
+            Done::Committed(committed) => self.finish_commit(*committed, out, now),
+            Done::Hashed { hashing, hash } => {
+                assert_eq!(out, JobKind::Compact, "the outcome belongs to the job that was taken");
+                self.jobs.compact_at = now + self.options.compaction_interval;
+                match hash {
+                    Some(hash) => self.remember_hash(hash),
+                    None => self.jobs.hashing = Some(hashing),
+                }
+                Vec::new()
+            }
+        };
+        let view = self.published.load();
+        if self.under_way.is_none() && view.applied() == self.applied() {
+            // What compaction gave back shows, and the old index goes.
+            self.publish();
+        } else {
+            // Nothing of entries that are not published yet may show.
+            let hashes = self.state.compaction_hashes.clone();
+            self.published.store(Arc::new(view.on_rows(self.state.rows.clone(), hashes)));
+        }
+        Ok(finished)
+    }
+
+    fn finish_commit(&mut self, committed: Committed, out: JobKind, now: MonoTime) -> Vec<Finished> {
+        let Committed { record, durable, kind } = committed;
         let durable = Arc::new(durable);
         let mut finished = Vec::new();
         match kind {
@@ -333,6 +388,7 @@ impl Store {
                 self.jobs.sealed = Pending::default();
                 self.jobs.flush_at = now + self.options.flush_interval;
                 self.state.rows.flushed(durable);
+                let conf_state = Arc::unwrap_or_clone(conf_state);
                 finished.push(Finished::Flushed { index: record.applied_index, conf_state });
             }
             CommittedKind::Compacted { finished: through } => {
@@ -347,15 +403,7 @@ impl Store {
             }
         }
         self.durable = record;
-        let view = self.published.load();
-        if self.under_way.is_none() && view.applied() == self.applied() {
-            // What compaction gave back shows, and the old index goes.
-            self.publish();
-        } else {
-            // Nothing of entries that are not published yet may show.
-            self.published.store(Arc::new(view.on_rows(self.state.rows.clone())));
-        }
-        Ok(finished)
+        finished
     }
 
     fn check_poison(&self) -> Result<(), StoreError> {

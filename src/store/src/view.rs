@@ -9,10 +9,12 @@
 use quorate_proto::etcdserverpb::{
     AlarmMember, InternalRaftRequest, RangeRequest, RangeResponse, TxnRequest, TxnResponse,
 };
-use quorate_types::{LeaseId, LogIndex, MemberId, Revision, Term};
+use quorate_proto::raftpb::ConfState;
+use quorate_types::{Error, LeaseId, LogIndex, MemberId, Revision, Term};
 
 use crate::alarm::Alarms;
-use crate::error::ReadError;
+use crate::error::{ReadError, StoreError};
+use crate::hash_kv::{Asker, CompactionHash, HashKv, Hashing};
 use crate::lease::{Grant, LeaseSnapshot};
 use crate::membership::{Member, Membership};
 use crate::mvcc::index::KeyIndex;
@@ -20,6 +22,7 @@ use crate::mvcc::{Snapshot, range, txn};
 use crate::publish::Published;
 use crate::quota;
 use crate::rows::Rows;
+use crate::snapshot::{self, SmallState, SnapshotExport};
 use crate::state::State;
 use crate::sync::Arc;
 
@@ -35,6 +38,8 @@ pub struct View {
     leases: LeaseSnapshot,
     alarms: Alarms,
     membership: Arc<Membership>,
+    conf_state: Arc<ConfState>,
+    compaction_hashes: Arc<Vec<CompactionHash>>,
     db_size_bytes: u64,
     db_size_in_use_bytes: u64,
     quota_bytes: Option<u64>,
@@ -53,6 +58,8 @@ impl View {
             leases: state.leases.snapshot(),
             alarms: state.alarms.clone(),
             membership: state.membership.clone(),
+            conf_state: state.conf_state.clone(),
+            compaction_hashes: state.compaction_hashes.clone(),
             db_size_bytes: state.db_size_bytes(),
             db_size_in_use_bytes: state.db_size_in_use_bytes(),
             quota_bytes,
@@ -60,12 +67,12 @@ impl View {
     }
 
     /// The same state, its rows looked up elsewhere: `rows` holds all of this view's, and perhaps later ones, which its
-    /// index does not name.
-    pub(crate) fn on_rows(&self, rows: Rows) -> Self {
-        Self { rows, ..self.clone() }
+    /// index does not name. Hashes of compactions are this member's own, and belong to no entry.
+    pub(crate) fn on_rows(&self, rows: Rows, compaction_hashes: Arc<Vec<CompactionHash>>) -> Self {
+        Self { rows, compaction_hashes, ..self.clone() }
     }
 
-    fn snapshot(&self) -> Snapshot<'_> {
+    fn keys(&self) -> Snapshot<'_> {
         Snapshot { index: &self.index, rows: &self.rows, revision: self.revision, compacted: self.compacted }
     }
 
@@ -84,14 +91,19 @@ impl View {
         (self.applied_index, self.applied_term)
     }
 
+    /// Raft's configuration after that entry.
+    pub fn conf_state(&self) -> &ConfState {
+        &self.conf_state
+    }
+
     /// Answers a range. Of the header only the revision is set; key-values are encoded.
     pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
-        range::range(&self.snapshot(), request)
+        range::range(&self.keys(), request)
     }
 
     /// Answers a transaction that needs no log entry; `request` is one that [`is_read_only`](crate::is_read_only) accepts.
     pub fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
-        txn::read(&self.snapshot(), request)
+        txn::read(&self.keys(), request)
     }
 
     /// Whether a lease has been granted and not revoked.
@@ -137,6 +149,54 @@ impl View {
     /// The part of it that holds rows.
     pub fn db_size_in_use_bytes(&self) -> u64 {
         self.db_size_in_use_bytes
+    }
+
+    /// The state as etcd's snapshot, in chunks. Reads every row once to see how long the file will be: call it, and
+    /// [`SnapshotExport::next_chunk`], where blocking is allowed.
+    pub fn snapshot(&self) -> Result<SnapshotExport, StoreError> {
+        let small = SmallState {
+            applied: self.applied(),
+            revision: self.revision,
+            compact_scheduled: self.compacted,
+            conf_state: &self.conf_state,
+            membership: &self.membership,
+            alarms: self.alarms.all(),
+            leases: self.leases.all(),
+        };
+        SnapshotExport::new(&small, &self.rows)
+    }
+
+    /// The members as the JSON tree that etcd puts into a Raft snapshot's `data`; etcd 3.5 and 3.6 insist on it.
+    pub fn membership_v2_json(&self) -> Vec<u8> {
+        snapshot::membership_v2_json(&self.membership)
+    }
+
+    /// The hash of all that was written since the last compaction up to a revision (0: the current one), as etcd computes
+    /// it; for a revision whose compaction has left one, that. Reads all these rows: call it where blocking is allowed.
+    pub fn hash_kv(&self, revision: Revision) -> Result<HashKv, ReadError> {
+        let stored = self.compaction_hashes.iter().find(|stored| stored.hash_revision == revision);
+        let CompactionHash { hash, hash_revision, compact_revision } = match stored {
+            Some(stored) => *stored,
+            None => self.hash_now(revision.0)?,
+        };
+        Ok(HashKv { hash, hash_revision, compact_revision, current_revision: self.revision() })
+    }
+
+    fn hash_now(&self, revision: i64) -> Result<CompactionHash, ReadError> {
+        if revision > 0 && revision < self.compacted {
+            return Err(Error::Compacted.into());
+        }
+        if revision > self.revision {
+            return Err(Error::FutureRev.into());
+        }
+        let revision = if revision == 0 { self.revision } else { revision };
+        let mut hashing = Hashing::new(&self.index, &self.rows, Asker::Request, self.compacted, revision);
+        Ok(hashing.step(usize::MAX)?.expect("without a limit it goes to the end"))
+    }
+
+    /// The hashes that the newest ten compactions since this member's start have left, the oldest revision first.
+    pub fn compaction_hashes(&self) -> &[CompactionHash] {
+        &self.compaction_hashes
     }
 
     /// Whether a request fits the quota, asked before it is proposed.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use quorate_runtime::disk::FAILED_SYNC_ADVICE;
 use quorate_types::LogIndex;
 
 use super::SnapshotMark;
@@ -18,6 +19,15 @@ pub enum WalError {
         /// What was tried, as a verb.
         doing: &'static str,
         /// On which file or directory.
+        file: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+
+    /// A sync failed; like every failed change, for good.
+    #[error("wal: cannot sync {}: {source}. {FAILED_SYNC_ADVICE}", file.display())]
+    Unsynced {
+        /// The file or directory.
         file: PathBuf,
         /// What the system said.
         source: Arc<io::Error>,
@@ -181,5 +191,11 @@ impl WalError {
     pub(super) fn io(doing: &'static str, file: &Path) -> impl FnOnce(io::Error) -> WalError {
         let file = file.to_path_buf();
         move |source| WalError::Io { doing, file, source: Arc::new(source) }
+    }
+
+    /// For `map_err` of a sync.
+    pub(super) fn unsynced(file: &Path) -> impl FnOnce(io::Error) -> WalError {
+        let file = file.to_path_buf();
+        move |source| WalError::Unsynced { file, source: Arc::new(source) }
     }
 }

@@ -65,8 +65,8 @@ impl Wal {
         }
         recovered.torn = torn;
         if !options.unsafe_no_fsync {
-            tail.sync_data().map_err(WalError::io("sync", &path))?;
-            rt.sync_dir(dir).map_err(WalError::io("sync", dir))?;
+            tail.sync_data().map_err(WalError::unsynced(&path))?;
+            rt.sync_dir(dir).map_err(WalError::unsynced(dir))?;
         }
         let chain = walk.chain.expect("a segment begins with a crc record");
         let wal = Wal::resume(rt, dir, options, metadata, &recovered, last_index, segments, tail, offset_bytes, chain)?;
@@ -243,7 +243,7 @@ fn cut_tail(
     let broken = name.broken_path(dir);
     copy_prefix(rt, tail, &broken, end, options).map_err(WalError::io("write", &broken))?;
     if !options.unsafe_no_fsync {
-        rt.sync_dir(dir).map_err(WalError::io("sync", dir))?;
+        rt.sync_dir(dir).map_err(WalError::unsynced(dir))?;
     }
     segment::fill_zeros(tail, torn.offset_bytes, end, false)
         .map_err(WalError::io("clear the torn tail of", &torn.file))?;

@@ -280,7 +280,7 @@ impl Wal {
         if self.options.unsafe_no_fsync || self.durable == self.end() {
             return Ok(());
         }
-        self.tail.sync_data().map_err(WalError::io("sync", &self.tail_name().path(&self.dir)))?;
+        self.tail.sync_data().map_err(WalError::unsynced(&self.tail_name().path(&self.dir)))?;
         self.durable = self.end();
         Ok(())
     }
@@ -290,7 +290,7 @@ impl Wal {
         let old = self.tail_name().path(&self.dir);
         self.tail.set_len(self.offset_bytes).map_err(WalError::io("cut", &old))?;
         if !self.options.unsafe_no_fsync {
-            self.tail.sync_data().map_err(WalError::io("sync", &old))?;
+            self.tail.sync_data().map_err(WalError::unsynced(&old))?;
             self.durable = self.end();
         }
 
@@ -328,7 +328,7 @@ fn publish(
     let Prepared { path, file } = prepared;
     file.write_all_at(header, 0).map_err(WalError::io("write", &path))?;
     if !options.unsafe_no_fsync {
-        file.sync_data().map_err(WalError::io("sync", &path))?;
+        file.sync_data().map_err(WalError::unsynced(&path))?;
     }
     rt.rename(&path, &name.path(dir)).map_err(WalError::io("rename", &path))?;
     sync_dir(rt, dir, options)?;
@@ -361,7 +361,7 @@ fn record_bytes_max(data_bytes: usize) -> u64 {
 fn sync_dir(rt: &Rt, dir: &Path, options: WalOptions) -> Result<(), WalError> {
     match options.unsafe_no_fsync {
         true => Ok(()),
-        false => rt.sync_dir(dir).map_err(WalError::io("sync", dir)),
+        false => rt.sync_dir(dir).map_err(WalError::unsynced(dir)),
     }
 }
 

@@ -48,14 +48,19 @@ fn put_number(tag: u8, number: i64, out: &mut Vec<u8>) {
 }
 
 impl<'a> Fields<'a> {
-    /// The message, in memory of exactly its size.
-    pub(crate) fn encode(&self) -> Bytes {
-        let len = bytes_len(self.key)
+    /// Length of the message.
+    pub(crate) fn encoded_len(&self) -> usize {
+        bytes_len(self.key)
             + number_len(self.create_revision)
             + number_len(self.mod_revision)
             + number_len(self.version)
             + bytes_len(self.value)
-            + number_len(self.lease);
+            + number_len(self.lease)
+    }
+
+    /// The message, in memory of exactly its size.
+    pub(crate) fn encode(&self) -> Bytes {
+        let len = self.encoded_len();
         let mut out = Vec::with_capacity(len);
         put_bytes(KEY, self.key, &mut out);
         put_number(CREATE_REVISION, self.create_revision, &mut out);

@@ -147,7 +147,7 @@ fn txn() -> impl Strategy<Value = TxnRequest> {
     txn_of(prop_oneof![6 => plain, 1 => nested, 1 => twice].boxed())
 }
 
-fn request() -> impl Strategy<Value = Box<InternalRaftRequest>> {
+pub(super) fn request() -> impl Strategy<Value = Box<InternalRaftRequest>> {
     let new = InternalRaftRequest::default;
     prop_oneof![
         8 => put().prop_map(move |put| InternalRaftRequest { put: Some(put), ..new() }),

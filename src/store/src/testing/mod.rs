@@ -3,8 +3,10 @@
 mod damage;
 mod disk;
 mod golden;
+mod hashes;
 mod histories;
 mod model;
+mod snapshots;
 
 use std::path::Path;
 

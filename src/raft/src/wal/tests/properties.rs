@@ -254,7 +254,7 @@ impl World {
             }
             match self.recover() {
                 Ok(()) => break,
-                Err(WalError::Io { .. }) => {}
+                Err(WalError::Io { .. } | WalError::Unsynced { .. }) => {}
                 Err(error) => panic!("{error}"),
             }
         }
@@ -278,7 +278,7 @@ proptest! {
         for action in &actions {
             match world.run(action) {
                 Ok(()) => {}
-                Err(WalError::Io { .. }) => world.crash(),
+                Err(WalError::Io { .. } | WalError::Unsynced { .. }) => world.crash(),
                 Err(error) => panic!("{error}"),
             }
         }

@@ -1,17 +1,17 @@
 //! Making the index of all rows at once, when a member starts.
 //!
-//! Rows come in the order they were written, so keys come in any order. Inserting a million keys one by one into a growing tree is
-//! slow; instead keys are collected in one block of bytes, sorted, and full leaves are laid side by side.
+//! Rows come in the order they were written, so keys come in any order. Inserting a million keys one by one into a
+//! growing tree is slow; instead keys are collected in one block of bytes, sorted, and full leaves are laid side by
+//! side.
 //!
-//! Sorting compares eight cached bytes of each key, packed beside its number. Keys tend to share long beginnings, which would make
-//! these bytes useless; so ties are sorted again by the bytes after what they have in common.
+//! Sorting compares eight cached bytes of each key, packed beside its number. Keys tend to share long beginnings, which
+//! would make these bytes useless; so ties are sorted again by the bytes after what they have in common.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::entry::Entry;
 use super::keys;
-use super::tree::{BRANCH_LEN_SPLIT_MIN, Branch, KEY_BYTES_MAX, Leaf, NODE_LEN_MAX, Node, Tally, Tree};
+use super::tree::{BRANCH_LEN_MAX, BRANCH_LEN_SPLIT_MIN, Branch, Child, KEY_BYTES_MAX, LEAF_LEN_MAX, Leaf, Node, Tree};
 use super::{IndexRow, KeyIndex, Written};
 use crate::mvcc::revision::RowRevision;
 
@@ -61,7 +61,7 @@ impl IndexBuilder {
                 entry.write(next.row, next.written);
             }
             if let Some(last) = leaf.keys.last()
-                && (leaf.entries.len() == NODE_LEN_MAX || leaf.keys.bytes_len() + key.len() > KEY_BYTES_MAX)
+                && (leaf.entries.len() == LEAF_LEN_MAX || leaf.keys.bytes_len() + key.len() > KEY_BYTES_MAX)
             {
                 let separator = keys::separator(last, key).into();
                 leaves.push(Node::Leaf(close(&mut leaf)), std::mem::replace(&mut leaf_separator, separator));
@@ -101,8 +101,8 @@ impl IndexBuilder {
     }
 }
 
-/// Seven bytes of the key from `depth` on, then how many there are: 8 stands for more than seven. So only keys that are longer
-/// than that can be different and have the same head, and the end of a key is not mistaken for a zero byte.
+/// Seven bytes of the key from `depth` on, then how many there are: 8 stands for more than seven. So only keys that are
+/// longer than that can be different and have the same head, and the end of a key is not mistaken for a zero byte.
 fn head(key: &[u8], depth: usize) -> u64 {
     let rest = &key[depth..];
     let mut head = [0; 8];
@@ -138,23 +138,22 @@ struct Layer {
 
 /// A node that is complete.
 struct Laid {
-    node: Arc<Node>,
-    tally: Tally,
+    child: Child,
     /// Separates it from the node on its left; of no use in the first one.
     separator: Box<[u8]>,
 }
 
 impl Layer {
     fn push(&mut self, node: Node, separator: Box<[u8]>) {
-        self.nodes.push(Laid { tally: node.tally(), node: Arc::new(node), separator });
+        self.nodes.push(Laid { child: Child::new(node), separator });
     }
 
     /// The branches over these nodes.
     fn branches(self) -> Self {
         let mut branches = Self::default();
         let (mut branch, mut branch_separator) = (Branch::default(), Box::default());
-        for Laid { node, tally, separator } in self.nodes {
-            let is_full = branch.children.len() == NODE_LEN_MAX
+        for Laid { child, separator } in self.nodes {
+            let is_full = branch.children.len() == BRANCH_LEN_MAX
                 || branch.children.len() + 1 >= BRANCH_LEN_SPLIT_MIN
                     && branch.separators.bytes_len() + separator.len() > KEY_BYTES_MAX;
             if is_full {
@@ -165,8 +164,7 @@ impl Layer {
             } else {
                 branch.separators.push(&separator);
             }
-            branch.children.push(node);
-            branch.tallies.push(tally);
+            branch.children.push(child);
         }
         branches.push(Node::Branch(branch), branch_separator);
         branches
@@ -177,6 +175,6 @@ impl Layer {
         while self.nodes.len() > 1 {
             self = self.branches();
         }
-        self.nodes.pop().map_or_else(Tree::default, |root| Tree { root: root.node, tally: root.tally })
+        self.nodes.pop().map_or_else(Tree::default, |root| Tree { root: root.child })
     }
 }

@@ -1,17 +1,18 @@
 //! Compaction in slices: the writer does a little between batches, and writes and snapshots go on meanwhile.
 //!
-//! A slice goes leaf by leaf: look for the first key with something to drop, without copying anything, skipping subtrees
-//! that have no stale rows; then change that leaf once. Where a slice stopped is a key, not a place in the tree, so
-//! anything may happen to the tree before the next one. A key written meanwhile only has more rows above `at`.
+//! A slice goes leaf by leaf: look for the first key with something to drop, without copying anything, skipping
+//! subtrees that have no stale rows; then change that leaf once. Where a slice stopped is a key, not a place in the
+//! tree, so anything may happen to the tree before the next one. A key written meanwhile only has more rows above `at`.
 
 use std::sync::Arc;
 
 use quorate_types::Revision;
 
 use super::CompactSlice;
-use super::tree::{Leaf, LeafEdit, Node, Tally, Tree};
+use super::tree::{Child, Leaf, LeafEdit, Node, Tally, Tree};
 
-/// How much work a slice may still do: a key with stale rows that is looked at costs one, a row that is dropped costs one.
+/// How much work a slice may still do: a key with stale rows that is looked at costs one, a row that is dropped costs
+/// one.
 struct Budget {
     left: usize,
 }
@@ -37,7 +38,7 @@ pub(super) fn compact(tree: &mut Tree, at: Revision, from: Option<Arc<[u8]>>, bu
     let mut dropped = Vec::new();
     let mut from = from.map_or_else(Vec::new, |from| from.to_vec());
     loop {
-        let key: Arc<[u8]> = match find(&tree.root, tree.tally, Some(&from), at, &mut budget) {
+        let key: Arc<[u8]> = match find(&tree.root, Some(&from), at, &mut budget) {
             None => return CompactSlice { dropped, next: None },
             Some(Found::Pause(key)) => return CompactSlice { dropped, next: Some(key.into()) },
             Some(Found::Work(key)) => key.into(),
@@ -55,11 +56,11 @@ pub(super) fn compact(tree: &mut Tree, at: Revision, from: Option<Arc<[u8]>>, bu
 }
 
 /// The first key from `from` on that has rows to drop. It is not charged: changing it is.
-fn find<'a>(node: &'a Node, tally: Tally, from: Option<&[u8]>, at: Revision, budget: &mut Budget) -> Option<Found<'a>> {
-    if tally.stale == 0 {
+fn find<'a>(child: &'a Child, from: Option<&[u8]>, at: Revision, budget: &mut Budget) -> Option<Found<'a>> {
+    if child.tally.stale == 0 {
         return None;
     }
-    match node {
+    match &*child.node {
         Node::Leaf(leaf) => {
             for index in from.map_or(0, |from| leaf.keys.below(from))..leaf.entries.len() {
                 if budget.left == 0 {
@@ -77,7 +78,7 @@ fn find<'a>(node: &'a Node, tally: Tally, from: Option<&[u8]>, at: Revision, bud
             let first = from.map_or(0, |from| branch.separators.up_to(from));
             (first..branch.children.len()).find_map(|index| {
                 let from = from.filter(|_| index == first);
-                find(&branch.children[index], branch.tallies[index], from, at, budget)
+                find(&branch.children[index], from, at, budget)
             })
         }
     }

@@ -1,13 +1,13 @@
 //! The life of one key: born by a put, changed by puts, ended by a tombstone, perhaps born again.
 //!
 //! A *generation* is the stretch from a put on a dead key to the next tombstone. Its create revision is that put's, its
-//! versions count from 1. Only the newest row needs them, so only it has them here; of older rows we keep the name and whether
-//! it is a tombstone, which says where generations end.
+//! versions count from 1. Only the newest row needs them, so only it has them here; of older rows we keep the name and
+//! whether it is a tombstone, which says where generations end.
 //!
-//! Compaction at `at` keeps what a reader at `at` or later can still see: everything above `at`, and the newest row at or
-//! below it if that is a value. If it is a tombstone, the key does not exist at `at` and the row is dropped, with one
-//! exception: etcd, since 3.5.16, keeps a tombstone written exactly at `at`, and so do we, because the rows that remain
-//! are hashed and compared between members.
+//! Compaction at `at` keeps what a reader at `at` or later can still see: everything above `at`, and the newest row at
+//! or below it if that is a value. If it is a tombstone, the key does not exist at `at` and the row is dropped, with
+//! one exception: etcd, since 3.5.16, keeps a tombstone written exactly at `at`, and so do we, because the rows that
+//! remain are hashed and compared between members.
 
 use std::sync::Arc;
 
@@ -68,6 +68,13 @@ impl Entry {
         found.alive().then(|| found.row())
     }
 
+    /// The row that a compaction at `at` keeps of those up to `at`.
+    pub(super) fn kept_at(&self, at: Revision) -> Option<RowRevision> {
+        let newest =
+            if self.main <= at.0 { OldRow::new(self.row(), self.alive) } else { self.older.as_ref()?.newest_at(at)? };
+        survives(newest, at).then(|| newest.row())
+    }
+
     /// How many rows there are that are not the newest of a key that is alive: only these can ever be dropped.
     pub(super) fn stale_rows(&self) -> usize {
         self.older_rows() + usize::from(!self.alive)
@@ -105,8 +112,7 @@ impl Entry {
             let Some(newest) = older.newest_at(at) else { return 0 };
             (older.count_up_to(at), newest)
         };
-        let is_kept = newest.alive() || newest.row().main == at.0;
-        rows_count - usize::from(is_kept)
+        rows_count - usize::from(survives(newest, at))
     }
 
     /// Moves the names of the oldest `rows_count` rows to `dropped`. False if nothing remains of the key.
@@ -138,6 +144,11 @@ impl Entry {
             assert_eq!((self.create, self.version, self.lease), (0, 0, LeaseId::NONE), "a tombstone has no state");
         }
     }
+}
+
+/// Whether the newest row up to `at` outlives a compaction there.
+fn survives(newest: OldRow, at: Revision) -> bool {
+    newest.alive() || newest.row().main == at.0
 }
 
 #[cfg(test)]
@@ -204,7 +215,8 @@ mod tests {
         key("5 7").put(RowRevision::new(7, 0), LeaseId::NONE);
     }
 
-    /// Two full lives and a third: as etcd's table for reading a key at each revision, gaps and equal revisions included.
+    /// Two full lives and a third: as etcd's table for reading a key at each revision, gaps and equal revisions
+    /// included.
     #[test]
     fn reads_find_the_newest_row_of_a_living_generation() {
         let entry = key("2 4 6t 8 10.1 12t 14 14.1t 15.1 16t");
@@ -283,7 +295,8 @@ mod tests {
         assert_eq!(key("3 5").droppable(Revision(100)), 1);
     }
 
-    /// A compaction may leave a tombstone as a key's only row; the key can be born again, and the next compaction clears it.
+    /// A compaction may leave a tombstone as a key's only row; the key can be born again, and the next compaction
+    /// clears it.
     #[test]
     fn a_lone_tombstone_can_be_followed_by_a_new_life() {
         let mut entry = key("5t");

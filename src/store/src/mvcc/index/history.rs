@@ -1,9 +1,10 @@
 //! The older rows of one key, oldest first.
 //!
 //! Most keys have none or a few, a counter or a heartbeat has millions. A row is 16 bytes: its name and whether it is a
-//! tombstone; nothing else of an old row is ever asked. Rows collect in a short tail. A full tail becomes a *run* that never
-//! changes again, and 32 runs become one long run, so that each row is copied three times in its life. A snapshot shares
-//! all runs: an append after it copies the tail and at most 31 pointers, and once in a thousand appends the list of long runs.
+//! tombstone; nothing else of an old row is ever asked. Rows collect in a short tail. A full tail becomes a *run* that
+//! never changes again, and 32 runs become one long run, so that each row is copied three times in its life. A snapshot
+//! shares all runs: an append after it copies the tail and at most 31 pointers, and once in a thousand appends the list
+//! of long runs.
 
 use std::sync::Arc;
 

@@ -1,19 +1,41 @@
-//! The keys of one node, packed: all bytes in one block, so that copying a node copies memory and counts no references,
-//! and searching it stays in neighbouring cache lines.
+//! The keys of one node, packed: all bytes in one block, so that copying a node copies memory and counts no references.
+//!
+//! What makes a search slow is not comparing but waiting for memory. So beside the bytes each key has a *head*: the
+//! four bytes after the beginning that all keys of the node share. Heads lie in the node itself, and few keys of a node
+//! have the same. A search goes through the heads in one sweep and then compares one key, seldom more.
 
 use std::cmp::Ordering;
 
-/// Strings in rising order without repetition (the caller's duty), in one block of bytes.
-#[derive(Debug, Default)]
-pub(super) struct Keys {
-    bytes: Vec<u8>,
+/// Up to `MAX` strings in rising order without repetition (the caller's duty), in one block of bytes.
+#[derive(Debug)]
+pub(super) struct Keys<const MAX: usize> {
+    len: usize,
+    /// How many bytes all keys have in common at least: the heads begin there.
+    shared: usize,
+    heads: [u32; MAX],
     /// Where each key ends in `bytes`; it begins where the one before ends.
-    ends: Vec<u32>,
+    ends: [u32; MAX],
+    bytes: Vec<u8>,
 }
 
-impl Keys {
+impl<const MAX: usize> Default for Keys<MAX> {
+    fn default() -> Self {
+        Self { len: 0, shared: 0, heads: [0; MAX], ends: [0; MAX], bytes: Vec::new() }
+    }
+}
+
+/// Four bytes from `shared` on. Where a key has fewer, zeros: equal heads say nothing, a lower head says lower key.
+fn head(key: &[u8], shared: usize) -> u32 {
+    let rest = &key[shared..];
+    match rest.first_chunk() {
+        Some(head) => u32::from_be_bytes(*head),
+        None => rest.iter().chain(&[0; 4]).take(4).fold(0, |head, byte| head << 8 | u32::from(*byte)),
+    }
+}
+
+impl<const MAX: usize> Keys<MAX> {
     pub(super) fn len(&self) -> usize {
-        self.ends.len()
+        self.len
     }
 
     pub(super) fn bytes_len(&self) -> usize {
@@ -25,20 +47,30 @@ impl Keys {
     }
 
     pub(super) fn get(&self, index: usize) -> &[u8] {
+        assert!(index < self.len, "there is no such key");
         &self.bytes[self.start_of(index)..self.ends[index] as usize]
     }
 
     pub(super) fn last(&self) -> Option<&[u8]> {
-        self.len().checked_sub(1).map(|last| self.get(last))
+        self.len.checked_sub(1).map(|last| self.get(last))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        (0..self.len()).map(|index| self.get(index))
+        (0..self.len).map(|index| self.get(index))
     }
 
     /// `Ok` with the position of `key`, or `Err` with the position where it belongs.
     pub(super) fn search(&self, key: &[u8]) -> Result<usize, usize> {
-        let (mut low, mut high) = (0, self.len());
+        let shared = &self.bytes[..self.shared];
+        match key[..self.shared.min(key.len())].cmp(shared) {
+            Ordering::Less => return Err(0),
+            Ordering::Greater => return Err(self.len),
+            Ordering::Equal => {}
+        }
+        let (wanted, heads) = (head(key, self.shared), &self.heads[..self.len]);
+        // Counting them all takes no branches, so that nothing is guessed wrong; the sum is vector code.
+        let mut low = heads.iter().map(|head| u32::from(*head < wanted)).sum::<u32>() as usize;
+        let mut high = low + heads[low..].partition_point(|head| *head == wanted);
         while low < high {
             let middle = low.midpoint(high);
             match self.get(middle).cmp(key) {
@@ -61,42 +93,61 @@ impl Keys {
     }
 
     pub(super) fn push(&mut self, key: &[u8]) {
-        self.insert(self.len(), key);
+        self.insert(self.len, key);
     }
 
     pub(super) fn insert(&mut self, index: usize, key: &[u8]) {
+        assert!(self.len < MAX, "a node that is full was not split");
         let (start, old_len) = (self.start_of(index), self.bytes.len());
         let added = u32::try_from(key.len()).expect("a key is far smaller than 4 GiB: requests are limited");
         u32::try_from(old_len + key.len()).expect("a node splits long before its keys fill 4 GiB");
         reserve(&mut self.bytes, key.len());
-        reserve(&mut self.ends, 1);
         self.bytes.resize(old_len + key.len(), 0);
         self.bytes.copy_within(start..old_len, start + key.len());
         self.bytes[start..start + key.len()].copy_from_slice(key);
-        self.ends.insert(index, start as u32);
-        for end in &mut self.ends[index..] {
+        self.ends.copy_within(index..self.len, index + 1);
+        self.ends[index] = start as u32;
+        self.heads.copy_within(index..self.len, index + 1);
+        self.len += 1;
+        for end in &mut self.ends[index..self.len] {
             *end += added;
+        }
+        // Only a new first or last key can have less in common with the others.
+        let is_inner = 0 < index && index + 1 < self.len;
+        if is_inner || self.len > 1 && common_prefix(self.get(usize::from(index == 0)), key) >= self.shared {
+            self.heads[index] = head(key, self.shared);
+        } else {
+            self.set_heads();
         }
     }
 
     pub(super) fn remove(&mut self, index: usize) -> Box<[u8]> {
         let removed: Box<[u8]> = self.bytes.drain(self.start_of(index)..self.ends[index] as usize).collect();
-        self.ends.remove(index);
-        for end in &mut self.ends[index..] {
+        self.ends.copy_within(index + 1..self.len, index);
+        self.heads.copy_within(index + 1..self.len, index);
+        self.len -= 1;
+        for end in &mut self.ends[index..self.len] {
             *end -= removed.len() as u32;
+        }
+        if self.len == 0 {
+            self.shared = 0;
         }
         removed
     }
 
     /// Takes away the keys from position `index` on.
     pub(super) fn split_off(&mut self, index: usize) -> Self {
+        let mut right = Self::default();
         let start = self.start_of(index);
-        let right = Self {
-            bytes: self.bytes[start..].to_vec(),
-            ends: self.ends[index..].iter().map(|end| end - start as u32).collect(),
-        };
+        right.bytes.extend_from_slice(&self.bytes[start..]);
+        right.len = self.len - index;
+        for (to, end) in right.ends.iter_mut().zip(&self.ends[index..self.len]) {
+            *to = end - start as u32;
+        }
         self.bytes.truncate(start);
-        self.ends.truncate(index);
+        self.len = index;
+        self.set_heads();
+        right.set_heads();
         right
     }
 
@@ -105,35 +156,56 @@ impl Keys {
         let base = u32::try_from(self.bytes.len()).expect("a node splits long before its keys fill 4 GiB");
         reserve(&mut self.bytes, right.bytes.len());
         self.bytes.extend_from_slice(&right.bytes);
-        reserve(&mut self.ends, right.ends.len());
-        self.ends.extend(right.ends.iter().map(|end| base + end));
+        let len = self.len + right.len;
+        for (to, end) in self.ends[self.len..len].iter_mut().zip(&right.ends) {
+            *to = base + end;
+        }
+        self.len = len;
+        self.set_heads();
     }
 
     /// The keys at which `keep` is true.
     pub(super) fn filtered(&self, keep: impl Fn(usize) -> bool) -> Self {
-        let mut kept = Self { bytes: Vec::with_capacity(self.bytes.len()), ends: Vec::with_capacity(self.ends.len()) };
-        for (index, key) in self.iter().enumerate() {
-            if keep(index) {
-                kept.push(key);
-            }
+        let mut kept = Self::default();
+        for (_, key) in self.iter().enumerate().filter(|(index, _)| keep(*index)) {
+            kept.bytes.extend_from_slice(key);
+            kept.ends[kept.len] = kept.bytes.len() as u32;
+            kept.len += 1;
         }
+        kept.set_heads();
         kept
+    }
+
+    /// Finds again what all keys share, and their heads.
+    fn set_heads(&mut self) {
+        self.shared = self.last().map_or(0, |last| common_prefix(self.get(0), last));
+        for index in 0..self.len {
+            self.heads[index] = head(self.get(index), self.shared);
+        }
     }
 
     /// The position that has about half of the bytes before it.
     pub(super) fn middle_by_bytes(&self) -> usize {
-        self.ends.partition_point(|end| (*end as usize) < self.bytes.len() / 2)
+        self.ends[..self.len].partition_point(|end| (*end as usize) < self.bytes.len() / 2)
     }
 
     pub(super) fn shrink_to_fit(&mut self) {
         self.bytes.shrink_to_fit();
-        self.ends.shrink_to_fit();
     }
 
     /// A copy with room for `more` typical keys.
     pub(super) fn copy(&self, more: usize) -> Self {
-        let typical = self.bytes.len() / self.len().max(1) + 8;
-        Self { bytes: copy(&self.bytes, more * typical), ends: copy(&self.ends, more) }
+        let typical = self.bytes.len() / self.len.max(1) + 8;
+        Self { bytes: copy(&self.bytes, more * typical), ..*self }
+    }
+
+    pub(super) fn check_invariants(&self) {
+        assert!(self.iter().is_sorted_by(|left, right| left < right), "the keys of a node do not rise");
+        assert_eq!(self.start_of(self.len), self.bytes.len(), "the keys of a node do not fill its bytes");
+        for (index, key) in self.iter().enumerate() {
+            assert!(key.starts_with(&self.bytes[..self.shared]), "a key does not begin as the others");
+            assert_eq!(self.heads[index], head(key, self.shared), "the head of a key is wrong");
+        }
     }
 }
 
@@ -168,7 +240,7 @@ mod tests {
 
     use super::*;
 
-    fn packed(keys: &[&str]) -> Keys {
+    fn packed(keys: &[&str]) -> Keys<8> {
         let mut packed = Keys::default();
         keys.iter().for_each(|key| packed.push(key.as_bytes()));
         packed
@@ -192,33 +264,44 @@ mod tests {
         }
     }
 
+    /// Few different bytes, zero among them, so that beginnings are shared, heads are equal and keys end early.
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(prop_oneof![3 => Just(b'a'), 1 => Just(0), 1 => Just(b'b')], 0..12)
+    }
+
     proptest! {
         #[test]
-        fn behaves_as_a_vector(steps in prop::collection::vec((any::<prop::sample::Index>(), ".{0,5}", 0..10u8), 1..60)) {
-            let (mut packed, mut plain) = (Keys::default(), Vec::<Vec<u8>>::new());
-            for (at, key, kind) in steps {
-                let index = at.index(plain.len() + 1);
+        fn behaves_as_a_sorted_vector(steps in prop::collection::vec((key(), 0..10u8), 1..100)) {
+            let (mut packed, mut plain) = (Keys::<40>::default(), Vec::<Vec<u8>>::new());
+            for (key, kind) in steps {
+                let found = plain.binary_search(&key);
+                prop_assert_eq!(packed.search(&key), found);
+                let index = found.unwrap_or_else(|index| index);
                 match kind {
-                    0..=5 => {
-                        packed.insert(index, key.as_bytes());
-                        plain.insert(index, key.into_bytes());
+                    0..=6 if found.is_err() && plain.len() < 40 => {
+                        packed.insert(index, &key);
+                        plain.insert(index, key);
                     }
-                    6..=7 if index < plain.len() => {
+                    7 if index < plain.len() => {
                         prop_assert_eq!(&*packed.remove(index), &*plain.remove(index));
                     }
                     8 => {
                         let (right, plain_right) = (packed.split_off(index), plain.split_off(index));
+                        right.check_invariants();
+                        packed.check_invariants();
                         prop_assert!(right.iter().eq(plain_right.iter().map(Vec::as_slice)));
                         packed.append(&right);
                         plain.extend(plain_right);
                     }
-                    _ => {
+                    9 => {
                         packed = packed.filtered(|at| at != index).copy(2);
                         if index < plain.len() {
                             plain.remove(index);
                         }
                     }
+                    _ => {}
                 }
+                packed.check_invariants();
                 prop_assert!(packed.iter().eq(plain.iter().map(Vec::as_slice)));
                 prop_assert_eq!(packed.last(), plain.last().map(Vec::as_slice));
                 prop_assert_eq!(packed.bytes_len(), plain.iter().map(Vec::len).sum::<usize>());

@@ -1,20 +1,20 @@
 //! The key index: from each key to its newest state and to the names of its older rows, all in memory.
 //!
-//! Values live in storage under the name of their row, `(main, sub)`. The index answers what storage cannot answer fast: which row
-//! was the newest of a key at a revision, which keys lie in a range, and how many. A write asks it for the key's
-//! create revision and version and records its row here; a read finds rows here and fetches their values; a compaction
-//! learns here which rows can go.
+//! Values live in storage under the name of their row, `(main, sub)`. The index answers what storage cannot answer
+//! fast: which row was the newest of a key at a revision, which keys lie in a range, and how many. A write asks it for
+//! the key's create revision and version and records its row here; a read finds rows here and fetches their values; a
+//! compaction learns here which rows can go.
 //!
-//! [`KeyIndex::clone`] is a snapshot: one pointer. The writer goes on with its own, sharing what it does not change, so a
-//! reader keeps its view for as long as it likes and nobody waits for anybody.
+//! [`KeyIndex::clone`] is a snapshot: one pointer. The writer goes on with its own, sharing what it does not change, so
+//! a reader keeps its view for as long as it likes and nobody waits for anybody.
 //!
 //! - `range`: which keys a request means
 //! - `tree`: the shared nodes, and how they split and join; `keys`: the packed keys of one node
 //! - `entry`: the life of one key; `history`: its older rows
 //! - `scan`: walks and counts; `compact`: forgetting, in slices; `build`: all at once, at start
 //!
-//! A read below the revision of the last compaction, or above the newest, is the caller's to refuse: the index answers from
-//! what rows it has.
+//! A read below the revision of the last compaction, or above the newest, is the caller's to refuse: the index answers
+//! from what rows it has.
 
 mod build;
 mod compact;
@@ -130,8 +130,8 @@ impl KeyIndex {
         })
     }
 
-    /// Records that row `at` is the tombstone of `key`, and returns what it was; nothing happens if it is not alive. `at` must
-    /// lie above every row of this key.
+    /// Records that row `at` is the tombstone of `key`, and returns what it was; nothing happens if it is not alive.
+    /// `at` must lie above every row of this key.
     pub fn delete(&mut self, key: &[u8], at: RowRevision) -> Option<Version> {
         // Looked up first: a delete that finds nothing must not copy nodes.
         let old = self.get(key)?;
@@ -200,7 +200,8 @@ impl KeyIndex {
         });
     }
 
-    /// Forgets rows that nobody can see at revision `at` or later, from key `from` on (`None`: the first), and names them.
+    /// Forgets rows that nobody can see at revision `at` or later, from key `from` on (`None`: the first), and names
+    /// them.
     ///
     /// `budget` limits the work of this slice: a row dropped costs one, a key looked at in vain costs one. Keys
     /// without old rows or tombstones cost nothing. Any number of writes may come between two slices.
@@ -211,6 +212,12 @@ impl KeyIndex {
     /// The rows that were newest and alive at `at`, one a key, in key order: what a hash of revision `at` keeps.
     pub fn keep_at(&self, at: Revision) -> impl Iterator<Item = RowRevision> {
         self.tree.entries().filter_map(move |entry| entry.get_at(at))
+    }
+
+    /// The rows up to `at` that a compaction at `at` keeps, one a key, in key order: those of [`KeyIndex::keep_at`], and the
+    /// tombstones written exactly there.
+    pub fn compaction_keep_at(&self, at: Revision) -> impl Iterator<Item = RowRevision> {
+        self.tree.entries().filter_map(move |entry| entry.kept_at(at))
     }
 
     /// Panics, naming what is wrong, if the index contradicts itself. Walks everything: for tests and the simulator.

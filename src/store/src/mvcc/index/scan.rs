@@ -1,8 +1,8 @@
 //! Walks and counts.
 //!
-//! A walk goes down once to the start of its range and from there from leaf to leaf. Subtrees in which nothing can be seen
-//! are not entered, so tombstones that wait for compaction cost little. A count adds tallies up along the
-//! range's two edges. A count at an older revision enters only subtrees that were written since.
+//! A walk goes down once to the start of its range and from there from leaf to leaf. Subtrees in which nothing can be
+//! seen are not entered, so tombstones that wait for compaction cost little. A count adds tallies up along the range's
+//! two edges. A count at an older revision enters only subtrees that were written since.
 
 use std::ops::ControlFlow;
 
@@ -10,7 +10,7 @@ use quorate_types::Revision;
 
 use super::entry::Entry;
 use super::range::{KeyRange, RangeEnd};
-use super::tree::{Branch, Leaf, Node, Tally, Tree};
+use super::tree::{Branch, Child, Leaf, Node, Tally, Tree};
 
 /// The edges of what a walk still has to see in a subtree; `None` where the subtree ends first.
 #[derive(Clone, Copy)]
@@ -90,7 +90,8 @@ pub(super) enum Order {
 }
 
 impl Tree {
-    /// Visits the entries of the range, those that are not wanted too unless a whole subtree has none, until told to break.
+    /// Visits the entries of the range, those that are not wanted too unless a whole subtree has none, until told to
+    /// break.
     pub(super) fn walk(
         &self,
         range: &KeyRange<'_>,
@@ -100,9 +101,9 @@ impl Tree {
     ) {
         let _: ControlFlow<()> = match (range.as_single(), order) {
             (Some(key), _) => self.get(key).map_or(ControlFlow::Continue(()), |entry| visit(key, entry)),
-            (None, _) if !wanted.enters(self.tally) => ControlFlow::Continue(()),
+            (None, _) if !wanted.enters(self.root.tally) => ControlFlow::Continue(()),
             (None, order) => match Edges::of(range) {
-                Some(edges) => walk(&self.root, edges, wanted, order, &mut visit),
+                Some(edges) => walk(&self.root.node, edges, wanted, order, &mut visit),
                 None => ControlFlow::Continue(()),
             },
         };
@@ -114,23 +115,23 @@ impl Tree {
             return u64::from(self.get(key).is_some_and(Entry::is_alive));
         }
         let Some(Edges { low, high }) = Edges::of(range) else { return 0 };
-        let below_high = high.map_or(self.tally.live, |high| self.live_below(high));
+        let below_high = high.map_or(self.root.tally.live, |high| self.live_below(high));
         below_high - low.map_or(0, |low| self.live_below(low))
     }
 
     /// How many keys below `key` are alive now.
     fn live_below(&self, key: &[u8]) -> u64 {
-        let (mut node, mut tally, mut sum) = (&self.root, self.tally, 0);
+        let (mut child, mut sum) = (&self.root, 0);
         loop {
-            match &**node {
+            match &*child.node {
                 Node::Branch(branch) => {
                     let index = branch.separators.up_to(key);
-                    sum += branch.tallies[..index].iter().map(|tally| tally.live).sum::<u64>();
-                    (node, tally) = (&branch.children[index], branch.tallies[index]);
+                    sum += branch.children[..index].iter().map(|child| child.tally.live).sum::<u64>();
+                    child = &branch.children[index];
                 }
                 Node::Leaf(leaf) => {
                     let index = leaf.keys.below(key);
-                    let are_all_alive = tally.live == leaf.entries.len() as u64;
+                    let are_all_alive = child.tally.live == leaf.entries.len() as u64;
                     return sum + if are_all_alive { index as u64 } else { count_alive(&leaf.entries[..index]) };
                 }
             }
@@ -142,7 +143,7 @@ impl Tree {
         if let Some(key) = range.as_single() {
             return u64::from(self.get(key).is_some_and(|entry| entry.get_at(at).is_some()));
         }
-        Edges::of(range).map_or(0, |edges| count_at(&self.root, self.tally, edges, at))
+        Edges::of(range).map_or(0, |edges| count_at(&self.root, edges, at))
     }
 
     /// All entries in key order.
@@ -173,10 +174,10 @@ fn walk(
         }
         Node::Branch(branch) => {
             let mut enter = |(index, edges): (usize, Edges<'_>)| {
-                if !wanted.enters(branch.tallies[index]) {
+                if !wanted.enters(branch.children[index].tally) {
                     return ControlFlow::Continue(());
                 }
-                walk(&branch.children[index], edges, wanted, order, visit)
+                walk(&branch.children[index].node, edges, wanted, order, visit)
             };
             let mut inside = edges.in_branch(branch);
             match order {
@@ -187,18 +188,18 @@ fn walk(
     }
 }
 
-fn count_at(node: &Node, tally: Tally, edges: Edges<'_>, at: Revision) -> u64 {
-    if edges.cover_all() && tally.newest <= at.0 {
-        return tally.live;
+fn count_at(child: &Child, edges: Edges<'_>, at: Revision) -> u64 {
+    if edges.cover_all() && child.tally.newest <= at.0 {
+        return child.tally.live;
     }
-    match node {
+    match &*child.node {
         Node::Leaf(leaf) => {
             leaf.entries[edges.in_leaf(leaf)].iter().filter(|entry| entry.get_at(at).is_some()).count() as u64
         }
         Node::Branch(branch) => edges
             .in_branch(branch)
-            .filter(|(index, _)| AliveAt(at).enters(branch.tallies[*index]))
-            .map(|(index, edges)| count_at(&branch.children[index], branch.tallies[index], edges, at))
+            .filter(|(index, _)| AliveAt(at).enters(branch.children[*index].tally))
+            .map(|(index, edges)| count_at(&branch.children[index], edges, at))
             .sum(),
     }
 }
@@ -206,7 +207,7 @@ fn count_at(node: &Node, tally: Tally, edges: Edges<'_>, at: Revision) -> u64 {
 /// See [`Tree::entries`].
 pub(super) struct Entries<'a> {
     /// What is left of each branch on the way down to the current leaf.
-    nodes: Vec<std::slice::Iter<'a, std::sync::Arc<Node>>>,
+    nodes: Vec<std::slice::Iter<'a, Child>>,
     leaf: std::slice::Iter<'a, Entry>,
 }
 
@@ -218,7 +219,7 @@ impl<'a> Iterator for Entries<'a> {
             if let Some(entry) = self.leaf.next() {
                 return Some(entry);
             }
-            match self.nodes.last_mut()?.next().map(|node| &**node) {
+            match self.nodes.last_mut()?.next().map(|child| &*child.node) {
                 Some(Node::Leaf(leaf)) => self.leaf = leaf.entries.iter(),
                 Some(Node::Branch(branch)) => self.nodes.push(branch.children.iter()),
                 None => drop(self.nodes.pop()),

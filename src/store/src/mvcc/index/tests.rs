@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use quorate_types::{LeaseId, Revision};
 
-use super::tree::{NODE_LEN_MAX, Node};
+use super::tree::{LEAF_LEN_MAX, Node};
 use super::{IndexRow, KeyIndex, KeyRange, Put, Version, Written};
 use crate::mvcc::revision::RowRevision;
 
@@ -284,11 +284,11 @@ fn leaves(index: &KeyIndex) -> Vec<usize> {
     fn walk(node: &Node, leaves: &mut Vec<usize>) {
         match node {
             Node::Leaf(_) => leaves.push(node.len()),
-            Node::Branch(branch) => branch.children.iter().for_each(|child| walk(child, leaves)),
+            Node::Branch(branch) => branch.children.iter().for_each(|child| walk(&child.node, leaves)),
         }
     }
     let mut leaves = Vec::new();
-    walk(&index.tree.root, &mut leaves);
+    walk(&index.tree.root.node, &mut leaves);
     leaves
 }
 
@@ -304,18 +304,19 @@ fn put_all(keys: impl Iterator<Item = u32>) -> KeyIndex {
 #[test]
 fn rising_and_falling_keys_leave_full_leaves() {
     let rising = leaves(&put_all(0..1000));
-    assert!(rising[..rising.len() - 1].iter().all(|len| *len == NODE_LEN_MAX), "{rising:?}");
+    assert!(rising[..rising.len() - 1].iter().all(|len| *len == LEAF_LEN_MAX), "{rising:?}");
     let falling = leaves(&put_all((0..1000).rev()));
-    assert!(falling[1..].iter().all(|len| *len == NODE_LEN_MAX), "{falling:?}");
+    assert!(falling[1..].iter().all(|len| *len == LEAF_LEN_MAX), "{falling:?}");
 }
 
 #[test]
 fn scattered_keys_leave_leaves_more_than_half_full() {
     let scattered = leaves(&put_all((0..2000u32).map(|number| number.wrapping_mul(2_654_435_761))));
-    assert!(scattered.len() * NODE_LEN_MAX * 11 < 2000 * 20, "{} leaves for 2000 keys", scattered.len());
+    assert!(scattered.len() * LEAF_LEN_MAX * 11 < 2000 * 20, "{} leaves for 2000 keys", scattered.len());
 }
 
-/// Falling keys above a full leaf, and rising ones below: each would split off a leaf of its own if small ones were not joined.
+/// Falling keys above a full leaf, and rising ones below: each would split off a leaf of its own if small ones were not
+/// joined.
 #[test]
 fn no_order_of_inserts_makes_a_tree_of_tiny_leaves() {
     for towards in [false, true] {
@@ -325,7 +326,7 @@ fn no_order_of_inserts_makes_a_tree_of_tiny_leaves() {
         });
         let found = leaves(&put_all(block.chain(gaps)));
         let entries: usize = found.iter().sum();
-        assert!(entries * 4 >= found.len() * NODE_LEN_MAX, "{} leaves for {entries} keys", found.len());
+        assert!(entries * 4 >= found.len() * LEAF_LEN_MAX, "{} leaves for {entries} keys", found.len());
     }
 }
 
@@ -342,7 +343,7 @@ fn a_compaction_of_almost_everything_leaves_a_small_tree() {
     index.check_invariants();
     assert_eq!(index.count(&KeyRange::all()), 60);
     let found = leaves(&index);
-    assert!(60 * 4 >= found.len() * NODE_LEN_MAX, "{found:?}");
+    assert!(60 * 4 >= found.len() * LEAF_LEN_MAX, "{found:?}");
     for number in 0..60u32 {
         index.delete(&(number * 50).to_be_bytes(), row(20_000 + number as usize));
     }
@@ -358,7 +359,7 @@ fn a_delete_that_finds_nothing_changes_nothing() {
     let mut index = put_all(0..100);
     let snapshot = index.clone();
     assert_eq!(index.delete(b"nobody", row(1000)), None);
-    assert!(Arc::ptr_eq(&index.tree.root, &snapshot.tree.root));
+    assert!(Arc::ptr_eq(&index.tree.root.node, &snapshot.tree.root.node));
     assert!(index.delete(&7u32.to_be_bytes(), row(1001)).is_some());
     assert_eq!(index.delete(&7u32.to_be_bytes(), row(1002)), None);
 }
@@ -368,7 +369,7 @@ fn a_compaction_that_finds_nothing_shares_all_nodes_and_costs_no_slice() {
     let mut index = put_all(0..1000);
     let snapshot = index.clone();
     assert_eq!(index.compact(Revision(1000), None, 1), super::CompactSlice::default());
-    assert!(Arc::ptr_eq(&index.tree.root, &snapshot.tree.root));
+    assert!(Arc::ptr_eq(&index.tree.root.node, &snapshot.tree.root.node));
 }
 
 /// A hot key's rows go over several slices: each stays within its budget and resumes at the same key.

@@ -1,0 +1,35 @@
+"""Runs the Go tests of a package; each test is one check here."""
+
+import json
+import os
+import subprocess
+
+import install
+
+TIMEOUT_SECS = 300
+
+
+def check(report, name, cwd, package, environment, tests_min):
+    """Builds the tests of `package` (in the module at `cwd`), runs them, and reports each as a check of the group `name`."""
+    binary = install.cache_dir() / "bin" / f"{name}.test"
+    install.run([install.go(), "test", "-c", "-o", str(binary), package], f"building interop/{name}", cwd=cwd)
+    done = subprocess.run(
+        [install.go(), "tool", "test2json", str(binary), "-test.v=test2json", "-test.count=1", f"-test.timeout={TIMEOUT_SECS}s"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **environment},
+        cwd=cwd,
+    )
+    output, ended = {}, 0
+    for line in done.stdout.splitlines():
+        event = json.loads(line)
+        test, action = event.get("Test"), event["Action"]
+        if action == "output":
+            output.setdefault(test, []).append(event["Output"])
+        elif action in ("pass", "fail", "skip") and test is not None:
+            ended += 1
+            report.check(f"{name}: {test}", action == "pass", "".join(output.get(test, [])))
+    everything = "".join(text for texts in output.values() for text in texts)
+    report.check(f"{name}: all {tests_min} tests or more ran", ended >= tests_min, everything[-3000:])
