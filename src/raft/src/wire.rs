@@ -127,7 +127,8 @@ pub fn message_to_raft(
     let entries = message.entries.into_iter().map(|entry| entry_to_raft(entry, is_learner));
     out.set_entries(entries.collect::<Result<Vec<_>, _>>()?.into());
     if known == eraftpb::MessageType::MsgSnapshot {
-        let metadata = message.snapshot.and_then(|snapshot| snapshot.metadata).ok_or(incomplete("snapshot metadata"))?;
+        let metadata =
+            message.snapshot.and_then(|snapshot| snapshot.metadata).ok_or(incomplete("snapshot metadata"))?;
         out.set_snapshot(snapshot_to_raft(&metadata));
     }
     Ok(out)
@@ -328,5 +329,73 @@ mod tests {
         entry.r#type = Some(raftpb::EntryType::EntryConfChange as i32);
         entry.data = Some(Bytes::from_static(b"\xff\xff"));
         assert!(matches!(entry_to_raft(entry, |_| false), Err(WireError::BadConfChange { index: 5, .. })));
+    }
+
+    fn append() -> raftpb::Message {
+        raftpb::Message {
+            r#type: Some(raftpb::MessageType::MsgApp as i32),
+            to: Some(1),
+            from: Some(2),
+            term: Some(3),
+            log_term: Some(2),
+            index: Some(4),
+            entries: vec![conf_change_entry(raftpb::ConfChangeType::ConfChangeAddLearnerNode, 9)],
+            commit: Some(4),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_message_goes_in_and_comes_out_the_same() {
+        let snapshot = raftpb::Message {
+            r#type: Some(raftpb::MessageType::MsgSnap as i32),
+            entries: Vec::new(),
+            log_term: None,
+            index: None,
+            commit: None,
+            snapshot: Some(raftpb::Snapshot {
+                data: None,
+                metadata: Some(raftpb::SnapshotMetadata {
+                    conf_state: Some(raftpb::ConfState {
+                        voters: vec![1, 2],
+                        auto_leave: Some(false),
+                        ..Default::default()
+                    }),
+                    index: Some(7),
+                    term: Some(3),
+                }),
+            }),
+            ..append()
+        };
+        for message in [append(), snapshot] {
+            assert_eq!(message_from_raft(message_to_raft(message.clone(), |_| false).unwrap()), message);
+        }
+    }
+
+    #[test]
+    fn what_no_peer_may_send_is_refused() {
+        let refused = |message| message_to_raft(message, |_| false).unwrap_err().to_string();
+        for message_type in [0, 1, 10, 12, 19, 99] {
+            let message = raftpb::Message { r#type: Some(message_type), ..append() };
+            assert_eq!(refused(message), format!("message type {message_type} is not one that peers send"));
+        }
+        let cases = [
+            (raftpb::Message { term: None, ..append() }, "term"),
+            (raftpb::Message { from: Some(0), ..append() }, "sender"),
+            (raftpb::Message { r#type: Some(2), entries: vec![], ..append() }, "entry"),
+            (raftpb::Message { r#type: Some(7), entries: vec![], ..append() }, "snapshot metadata"),
+        ];
+        for (message, missing) in cases {
+            assert!(refused(message).ends_with(&format!("has no {missing}")));
+        }
+    }
+
+    #[test]
+    fn votes_and_answers_carry_no_commit_index() {
+        let mut vote = eraftpb::Message::default();
+        vote.set_msg_type(eraftpb::MessageType::MsgRequestVote);
+        vote.set_term(5);
+        vote.set_commit(9);
+        assert_eq!(message_from_raft(vote).commit, None);
     }
 }
