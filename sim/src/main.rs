@@ -22,6 +22,7 @@ fn command() -> Command {
                     .action(ArgAction::SetTrue)
                     .help("Run members that never wait for the disk; the simulator must find the loss"),
             )
+            .arg(number("members", "How many members [default: as the seed decides]"))
             .arg(number("flip-value", "Flip a bit of this value; the trace hash must change"))
     };
     Command::new("quorate-sim")
@@ -56,6 +57,7 @@ fn options(matches: &ArgMatches, seed: u64) -> Options {
         seconds: *matches.get_one("seconds").expect("it has a default"),
         operations: *matches.get_one("operations").expect("it has a default"),
         unsafe_no_fsync: matches.get_flag("unsafe-no-fsync"),
+        members: matches.get_one("members").copied(),
         flip_value: matches.get_one("flip-value").copied(),
         keep_trace: false,
     }

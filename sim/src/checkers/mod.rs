@@ -5,6 +5,7 @@
 //! nothing.
 
 mod durable_acks;
+mod equal_hashes;
 mod linearizable;
 mod liveness;
 mod member_health;
@@ -33,6 +34,21 @@ pub struct Evidence {
     pub clients: Vec<u64>,
     /// What members complained of when no injected fault excuses it: failed starts, ends of their own accord.
     pub complaints: Vec<String>,
+    /// What each member holds at the end, at one revision; only of members that were there.
+    pub hashes: Vec<MemberHash>,
+}
+
+/// The hash of all rows of a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberHash {
+    /// Whose.
+    pub member: String,
+    /// Up to this revision.
+    pub revision: i64,
+    /// The member's compaction; hashes of different ones do not compare.
+    pub compact_revision: i64,
+    /// As etcd computes it.
+    pub hash: u32,
 }
 
 /// A property that does not hold.
@@ -62,6 +78,7 @@ pub fn all() -> Vec<Box<dyn Checker>> {
         Box::new(revisions::Revisions),
         Box::new(linearizable::Linearizable),
         Box::new(liveness::Liveness),
+        Box::new(equal_hashes::EqualHashes),
     ]
 }
 

@@ -1,6 +1,7 @@
-//! The revision never goes back, the term neither, and no revision is given out twice.
+//! The revision never goes back, a member's term neither, and no revision is given out twice.
 //!
 //! Needs no model: among answers that must be linearizable, one that began after another had ended tells no smaller revision.
+//! A term is each member's own: one that campaigns in vain is ahead of a leader that has not heard of it.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +31,14 @@ impl Checker for Revisions {
         }
         let mut answered: Vec<&Operation> =
             evidence.operations.iter().filter(|operation| operation.answer().is_some()).collect();
-        monotonic(&mut answered, "raft_term", |answer| answer.header().map_or(0, |header| header.raft_term as i64))?;
+        let mut by_member: BTreeMap<u64, Vec<&Operation>> = BTreeMap::new();
+        for operation in &answered {
+            let header = operation.answer().and_then(Answer::header);
+            by_member.entry(header.map_or(0, |header| header.member_id)).or_default().push(operation);
+        }
+        for operations in by_member.values_mut() {
+            monotonic(operations, "raft_term", |answer| answer.header().map_or(0, |header| header.raft_term as i64))?;
+        }
         answered.retain(|operation| !is_serializable(&operation.request));
         monotonic(&mut answered, "revision", Answer::revision)
     }

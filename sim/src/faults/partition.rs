@@ -40,17 +40,18 @@ impl Fault for Partition {
                 stage.strike("partition");
                 let member = dice.pick(&stage.cluster.members).machine;
                 let cut_share = *dice.pick(&[30, 100]);
-                for &client in &stage.client_machines {
+                let others = stage.cluster.members.iter().map(|other| other.machine).filter(|&other| other != member);
+                for other in others.chain(stage.client_machines.iter().copied()) {
                     if !dice.percent(cut_share) {
                         continue;
                     }
                     let one_way = dice.percent(self.one_way);
                     let inwards = dice.percent(50);
                     if !one_way || inwards {
-                        net.cut(client, member);
+                        net.cut(other, member);
                     }
                     if !one_way || !inwards {
-                        net.cut(member, client);
+                        net.cut(member, other);
                     }
                 }
                 stage.pause(Duration::from_millis(dice.magnitude(20, self.lasts_ms_max))).await;

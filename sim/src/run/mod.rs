@@ -13,7 +13,7 @@ pub mod soak;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::checkers::{self, Evidence, Violation};
+use crate::checkers::{self, Evidence, MemberHash, Violation};
 use crate::faults::Stage;
 use crate::history::{Answer, Outcome, Recorder};
 use crate::workloads::{Client, Knowledge, tap};
@@ -96,7 +96,7 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
     let mut hook_dice = world.dice("hooks");
     quorate_runtime::mark::begin(Box::new(move |_| hook_dice.per_million(hook_per_million)));
 
-    let cluster = Cluster::new(&world, 1, &plan.limits);
+    let cluster = Cluster::new(&world, plan.members, &plan.limits);
     for machine in &cluster.members {
         cluster.start(machine);
     }
@@ -160,6 +160,7 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
     }
     let mut auditor = new_client(auditor_number);
     by(deadline, audit(&mut auditor)).await;
+    let hashes = by(deadline, hashes(&cluster)).await.unwrap_or_default();
     let client_numbers = (0..client_count).chain([auditor_number]).collect();
 
     for machine in &cluster.members {
@@ -173,6 +174,7 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
         recovery_limit_ns: RECOVERY_LIMIT.as_nanos() as u64,
         clients: client_numbers,
         complaints: cluster.complaints(),
+        hashes,
     };
     let mut violations = checkers::judge(&evidence);
     // A run that a broken member cut short has more to say than that.
@@ -227,6 +229,32 @@ async fn by<T>(deadline: SimTime, work: impl Future<Output = T>) -> Option<T> {
         biased;
         result = work => Some(result),
         () = clock::sleep_until(deadline) => None,
+    }
+}
+
+/// What all members hold once they have applied equally much; waits for that for ever if need be.
+async fn hashes(cluster: &Cluster) -> Vec<MemberHash> {
+    loop {
+        let views: Vec<_> =
+            cluster.members.iter().map(|machine| Some((&machine.name, machine.member()?.view()))).collect();
+        let revision = views.first().and_then(|first| Some(first.as_ref()?.1.revision()));
+        let (Some(views), Some(revision)) = (views.into_iter().collect::<Option<Vec<_>>>(), revision) else {
+            clock::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        if views.iter().all(|(_, view)| view.revision() == revision) {
+            let hash = |(name, view): (&String, Arc<quorate_store::View>)| {
+                let hash = view.hash_kv(revision).ok()?;
+                Some(MemberHash {
+                    member: name.clone(),
+                    revision: revision.0,
+                    compact_revision: hash.compact_revision.0,
+                    hash: hash.hash,
+                })
+            };
+            return views.into_iter().filter_map(hash).collect();
+        }
+        clock::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Options {
     pub seconds: u64,
     /// Acknowledged operations, at least.
     pub operations: u64,
+    /// How many members, if not as the seed decides.
+    pub members: Option<u64>,
     /// Runs members that never wait for the disk: a known bug, which must be found.
     pub unsafe_no_fsync: bool,
     /// Flips one bit of this value (counted over all clients' values, from 1): the trace hash must change.
@@ -30,7 +32,15 @@ pub struct Options {
 impl Options {
     /// The default run of a seed.
     pub fn new(seed: u64) -> Self {
-        Self { seed, seconds: 60, operations: 1000, unsafe_no_fsync: false, flip_value: None, keep_trace: false }
+        Self {
+            seed,
+            seconds: 60,
+            operations: 1000,
+            members: None,
+            unsafe_no_fsync: false,
+            flip_value: None,
+            keep_trace: false,
+        }
     }
 
     /// The command line that replays it.
@@ -42,6 +52,9 @@ impl Options {
         }
         if self.operations != defaults.operations {
             command += &format!(" --operations {}", self.operations);
+        }
+        if let Some(members) = self.members {
+            command += &format!(" --members {members}");
         }
         if self.unsafe_no_fsync {
             command += " --unsafe-no-fsync";
@@ -55,6 +68,8 @@ impl Options {
 
 /// What the seed decided.
 pub struct Plan {
+    /// How many members found the cluster.
+    pub members: u64,
     /// Workload of each client, in order.
     pub clients: Vec<Box<dyn Workload>>,
     /// How clients behave.
@@ -98,8 +113,9 @@ impl Plan {
             faults.push(make(&mut dice));
         }
         let limits = Limits { reactors: dice.between(1, 3) as usize, settings: draw_settings(options, &mut dice) };
+        let members = options.members.unwrap_or(*dice.pick(&[1, 1, 3, 3, 3, 5]));
         let hook_per_million = if dice.percent(50) { 0 } else { dice.magnitude(10, 50_000) };
-        Self { clients, client_options, faults, limits, hook_per_million }
+        Self { members, clients, client_options, faults, limits, hook_per_million }
     }
 }
 

@@ -53,6 +53,7 @@ pub struct MemberMachine {
     /// Its clock.
     pub clock: Arc<MachineClock>,
     address: SocketAddr,
+    peer_address: SocketAddr,
     limits: Limits,
     state: Mutex<MachineState>,
 }
@@ -78,13 +79,17 @@ struct Process {
 const SUPERVISOR_PAUSE: Duration = Duration::from_millis(500);
 
 const CLIENT_PORT: u16 = 2379;
+const PEER_PORT: u16 = 2380;
 
 impl Cluster {
     /// Machines for `count` members, all off.
     pub fn new(world: &Arc<World>, count: u64, limits: &Limits) -> Arc<Self> {
+        let name = |number: u64| format!("m{number}");
+        let ip = |number: u64| IpAddr::V4(Ipv4Addr::new(10, 0, 0, number as u8));
+        let peer_url = |number| format!("http://{}:{PEER_PORT}", ip(number));
+        let founders: Vec<_> = (1..=count).map(|number| (name(number), vec![peer_url(number)])).collect();
         let members = (1..=count).map(|number| {
-            let name = format!("m{number}");
-            let ip = IpAddr::V4(Ipv4Addr::new(10, 0, 0, number as u8));
+            let (name, ip) = (name(number), ip(number));
             world.net.add_machine(number, &name, ip);
             let mut dice = world.dice(&format!("machine {name}"));
             let clock = Arc::new(MachineClock::new(Duration::from_nanos(dice.between(1, 1_000_000_000_000))));
@@ -93,13 +98,13 @@ impl Cluster {
             let config = MemberConfig::single(
                 &name,
                 Path::new("/var/lib/member.etcd"),
-                &format!("http://{ip}:2380"),
+                &peer_url(number),
                 &format!("http://{address}"),
             );
             limits.settings = MemberConfig {
                 name: config.name,
                 data_dir: config.data_dir,
-                initial_cluster: config.initial_cluster,
+                initial_cluster: founders.clone(),
                 advertise_peer_urls: config.advertise_peer_urls,
                 advertise_client_urls: config.advertise_client_urls,
                 ..limits.settings
@@ -110,6 +115,7 @@ impl Cluster {
                 clock,
                 name,
                 address,
+                peer_address: SocketAddr::new(ip, PEER_PORT),
                 limits,
                 state: Mutex::default(),
             })
@@ -287,11 +293,21 @@ async fn live(cluster: Arc<Cluster>, machine: Arc<MemberMachine>, rt: Rt, number
         process.member = Some(member.clone());
         process.shutdown = Some(shutdown);
     }
+    let api = quorate_api::service(Rt::clone(&rt), member.clone(), quorate_api::ApiOptions::default());
+    match rt.listen(Address::Tcp(machine.peer_address), ListenOptions::default()).await {
+        Ok(listener) => {
+            let peers = quorate_api::PeerPort::new(api.clone(), member.clone());
+            rt.spawn(Box::pin(quorate_api::serve(Rt::clone(&rt), listener, peers, asked.clone())));
+        }
+        Err(error) => {
+            member.stop();
+            return cluster.exited(&machine, number, format!("cannot listen for peers: {error}")).await;
+        }
+    }
     member.ready().await;
     match rt.listen(Address::Tcp(machine.address), ListenOptions::default()).await {
         Ok(listener) => {
-            let service = quorate_api::service(Rt::clone(&rt), member.clone(), quorate_api::ApiOptions::default());
-            rt.spawn(Box::pin(quorate_api::serve(Rt::clone(&rt), listener, service, asked)));
+            rt.spawn(Box::pin(quorate_api::serve(Rt::clone(&rt), listener, api, asked)));
         }
         Err(error) => {
             member.stop();
@@ -307,6 +323,11 @@ impl MemberMachine {
     /// Where its clients connect.
     pub fn client_address(&self) -> Address {
         Address::Tcp(self.address)
+    }
+
+    /// Its member, once that has started.
+    pub fn member(&self) -> Option<Member> {
+        lock(&self.state).process.as_ref().and_then(|process| process.member.clone())
     }
 
     /// True if a process exists (it may be starting, or paused).

@@ -7,7 +7,7 @@
 //! - `grpc`, `body`: messages in and out of HTTP bodies.
 //! - `kv`, `maintenance`, `cluster`: the handlers. `check` says what is wrong with a request before the store is asked,
 //!   `errors` how an error looks on the wire.
-//! - `plain`, `health`: `/version`, `/metrics`, `/health`.
+//! - `plain`, `health`: `/version`, `/metrics`, `/health`. `peer`: the port that other members talk to.
 //! - `metrics`: what is counted on the way.
 //!
 //! Nothing here keeps state of the store: a write goes to [`Member::propose`](quorate_member::Member::propose), a read to a
@@ -23,10 +23,12 @@ mod kv;
 mod maintenance;
 mod method;
 mod metrics;
+mod peer;
 mod plain;
 mod server;
 mod service;
 
 pub use body::{ApiBody, Messages};
+pub use peer::{PeerBody, PeerPort};
 pub use server::{BoxError, ServerOptions, serve, serve_with};
 pub use service::{Api, ApiOptions, ApiService, service};

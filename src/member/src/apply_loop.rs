@@ -23,12 +23,14 @@ use quorate_runtime::clock::MonoTime;
 use quorate_runtime::spawn::{self, Worker};
 use quorate_runtime::sync::{mpsc, watch};
 use quorate_runtime::{BoxFuture, Rt, select};
-use quorate_store::{Command, Finished, JobOutcome, Outcome, Progress, Response, Store, StoreError};
+use quorate_store::{Command, Finished, JobOutcome, Outcome, Progress, Response, Store, StoreError, StoreOptions};
 use quorate_types::{Error, LogIndex, Revision};
 
 use crate::Member;
 use crate::gates::Gates;
+use crate::incoming;
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 use crate::shared::{FromApply, Published, StopReason, Stopping, ToApply, Waiter};
 
 /// Applying longer than this at a stretch lets other tasks run first.
@@ -36,6 +38,9 @@ const SLICE: Duration = Duration::from_millis(1);
 
 /// How many entries are applied between two looks at the clock.
 const ENTRIES_BETWEEN_CLOCKS: usize = 32;
+
+/// A removed member serves its peers for so long after it has applied its removal.
+const REMOVED_STOPS_AFTER: Duration = Duration::from_secs(1);
 
 /// Messages taken from the raft loop at once.
 const MESSAGES_PER_TURN: usize = 64;
@@ -53,6 +58,11 @@ pub struct ApplyLoop {
     pub compacted: watch::Sender<Revision>,
     /// For what applying itself has to propose.
     pub member: Member,
+    /// Followed whenever the membership changes.
+    pub peers: Peers,
+    pub store_options: StoreOptions,
+    /// Some entry since the last view was about members.
+    pub membership_changed: bool,
 }
 
 /// Waiters by request id, and the answers that are due once the view is published.
@@ -107,6 +117,7 @@ impl ApplyLoop {
     /// Runs until asked to stop, or until the store fails.
     pub async fn run(mut self) {
         let mut waiters = Waiters::new(&self.rt);
+        self.peers.follow(self.store.reader().view().members());
         if let Err(error) = self.turns(&mut waiters).await {
             tracing::error!(error = %error, "the store failed; this member stops");
             self.stopping.ask(StopReason::Failed(error.to_string()));
@@ -150,6 +161,17 @@ impl ApplyLoop {
                             ToApply::Proposed(new) => waiters.add(new),
                             ToApply::Committed(entries) => backlog.extend(entries),
                             ToApply::Tick => self.tick(waiters),
+                            ToApply::Install { index, reply } => {
+                                // What was committed before it is part of it.
+                                backlog.clear();
+                                if let Some(running) = job.take() {
+                                    let Ok((outcome, took)) = running.await else { return Ok(()) };
+                                    self.finish_job(outcome, took)?;
+                                }
+                                self.install(index).await?;
+                                // The raft loop goes only when the member stops.
+                                let _ = reply.send(());
+                            }
                         }
                     }
                     // The waiters that were just added are those of later entries: nothing else is to be read first.
@@ -166,6 +188,30 @@ impl ApplyLoop {
             self.finish_job(outcome, took)?;
         }
         self.flush_last().await
+    }
+
+    /// Goes on from the database that was built from a snapshot. Readers see the new state at once, and as a whole.
+    async fn install(&mut self, index: LogIndex) -> Result<(), StoreError> {
+        let (rt, config, options) = (self.rt.clone(), self.member.config().clone(), self.store_options.clone());
+        let opened = spawn::run_on(&*self.worker, move || {
+            let path = config.database_path();
+            incoming::switch(&rt, &config, index).map_err(|source| StoreError::Io {
+                file: path.clone(),
+                action: "installing a snapshot",
+                source,
+            })?;
+            Store::open(&rt, &path, options)
+        });
+        // The worker goes only when the process does.
+        let Ok(opened) = opened.await else { return std::future::pending().await };
+        let old = self.store.succeed_with(opened?);
+        // Closing a database writes and syncs.
+        let _ = spawn::run_on(&*self.worker, move || drop(old)).await;
+        let view = self.store.reader().view();
+        self.peers.follow(view.members());
+        self.published.applied.store(index.0, Ordering::Release);
+        tracing::info!(index = index.0, revision = view.revision().0, "installed a snapshot");
+        Ok(())
     }
 
     /// On a clean stop everything applied goes to disk, so that the next start replays nothing.
@@ -250,6 +296,9 @@ impl ApplyLoop {
             }
         }
         self.store.publish();
+        if std::mem::take(&mut self.membership_changed) {
+            self.follow_membership();
+        }
         waiters.send_due();
         let (index, term) = self.store.applied();
         self.published.applied.store(index.0, Ordering::Release);
@@ -270,7 +319,10 @@ impl ApplyLoop {
         let (request_id, command) = match entry.payload {
             Payload::Empty => (0, Command::Empty),
             Payload::Request(data) => self.decode(index, data),
-            Payload::ConfChange(change) => self.conf_change(change).await,
+            Payload::ConfChange(change) => {
+                self.membership_changed = true;
+                self.conf_change(change).await
+            }
         };
         let mut progress = self.store.start(index, term, command)?;
         let Outcome { result, over_quota } = loop {
@@ -316,6 +368,21 @@ impl ApplyLoop {
             Ok(conf_state) => (id, Command::ConfChange { change, conf_state }),
             // The raft loop is gone, the member stops, and what is applied now is never seen. Waiting ends the task.
             Err(_) => std::future::pending().await,
+        }
+    }
+
+    fn follow_membership(&mut self) {
+        let view = self.store.reader().view();
+        self.peers.follow(view.members());
+        let own = self.member.id();
+        if view.removed().binary_search(&own).is_ok() && !self.stopping.is_asked() {
+            tracing::info!(local_member_id = %own, "this member was removed from the cluster; it stops in a moment");
+            // The others should still hear that it has applied this (etcd `server/etcdserver/server.go`).
+            let (rt, stopping) = (self.rt.clone(), Arc::clone(&self.stopping));
+            self.rt.spawn(Box::pin(async move {
+                rt.sleep(REMOVED_STOPS_AFTER).await;
+                stopping.ask(StopReason::Removed);
+            }));
         }
     }
 

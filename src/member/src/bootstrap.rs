@@ -1,4 +1,4 @@
-//! From a directory to a node that can run: founding a cluster of one, or going on after a stop or crash.
+//! From a directory to a node that can run: founding a cluster, or going on after a stop or crash.
 //!
 //! *Founding.* The database is made first, then the log, then the log's first batch: the founding entries, exactly as etcd
 //! writes them (one ConfChange AddNode per member at index 1..N, term 1, ascending id, context the member's JSON; HardState
@@ -24,7 +24,7 @@ use serde::Serialize;
 
 use crate::config::MemberConfig;
 use crate::data_dir::{self, DataDirError, Found};
-use crate::ids;
+use crate::{ids, incoming};
 
 /// A member cannot start. Nothing was changed, unless a variant says so.
 #[derive(Debug, thiserror::Error)]
@@ -59,15 +59,6 @@ pub enum StartError {
         expected: String,
         /// The URLs given.
         given: String,
-    },
-    /// More members than this version can run.
-    #[error(
-        "--initial-cluster names {count} members: this version runs a cluster of one. Give --initial-cluster this member \
-         alone"
-    )]
-    SeveralMembers {
-        /// How many.
-        count: usize,
     },
     /// The log and the database do not belong together.
     #[error("{path}: {what}", path = path.display())]
@@ -155,6 +146,7 @@ fn new_database(rt: &Rt, config: &MemberConfig) -> Result<Store, StartError> {
 }
 
 fn go_on(rt: &Rt, config: &MemberConfig, lock: Box<dyn FileLock>) -> Result<Booted, StartError> {
+    incoming::settle(rt, config)?;
     let store = Store::open(rt, &config.database_path(), store_options(config))?;
     let durable = store.durable_index();
     let wal_path = config.wal_path();
@@ -255,9 +247,6 @@ fn founders(config: &MemberConfig) -> Result<Founders<'_>, StartError> {
             given: config.advertise_peer_urls.join(","),
         });
     }
-    if config.initial_cluster.len() > 1 {
-        return Err(StartError::SeveralMembers { count: config.initial_cluster.len() });
-    }
     let token = &config.initial_cluster_token;
     let mut members: Vec<_> = config
         .initial_cluster
@@ -293,7 +282,7 @@ fn founding_batch(founders: &Founders<'_>) -> (Vec<raftpb::Entry>, raftpb::HardS
     (entries, hard_state)
 }
 
-fn store_options(config: &MemberConfig) -> StoreOptions {
+pub fn store_options(config: &MemberConfig) -> StoreOptions {
     StoreOptions {
         quota_bytes: config.quota_bytes,
         flush_interval: config.flush_interval,

@@ -21,7 +21,9 @@ mod config;
 mod data_dir;
 mod gates;
 pub mod ids;
+mod incoming;
 mod metrics;
+mod peers;
 mod publish;
 mod raft_loop;
 mod shared;
@@ -33,6 +35,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use quorate_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
+use quorate_raft::transport::{Transport, TransportConfig, TransportLimits};
 use quorate_runtime::sync::{mpsc, oneshot, watch};
 use quorate_runtime::{Rt, clock};
 use quorate_store::{Reader, Response, View};
@@ -45,6 +48,8 @@ pub use metrics::Metrics;
 pub use shared::{RaftStatus, StopReason};
 
 use apply_loop::ApplyLoop;
+use incoming::Incoming;
+use peers::{INBOX_MESSAGES, PeerInbox, Peers, SnapshotSender};
 use raft_loop::{RaftLimits, RaftLoop};
 use shared::{Proposal, Published, Stopping, Waiter};
 
@@ -76,6 +81,7 @@ struct Inner {
     proposals: mpsc::Sender<Proposal>,
     reads: mpsc::UnboundedSender<oneshot::Sender<()>>,
     published: Arc<Published>,
+    transport: Arc<Transport>,
     stopping: Arc<Stopping>,
     compacted: watch::Receiver<Revision>,
     ready: watch::Receiver<bool>,
@@ -107,6 +113,32 @@ impl Member {
         metrics.set_identity(&booted.id.to_string(), SERVER_VERSION);
         metrics.quota_bytes.set(config.quota_bytes.unwrap_or(0) as f64);
         let applied = booted.store.applied();
+        let store_options = bootstrap::store_options(&config);
+        let incoming = Arc::new(Incoming::default());
+        let snapshot_worker = rt.worker("snapshot");
+        let (peer_messages_in, peer_messages) = mpsc::channel(INBOX_MESSAGES);
+        let (peer_reports_in, peer_reports) = mpsc::unbounded_channel();
+        let inbox = PeerInbox {
+            rt: rt.clone(),
+            config: config.clone(),
+            store_options: store_options.clone(),
+            messages: peer_messages_in,
+            reports: peer_reports_in.clone(),
+            reader: booted.store.reader(),
+            incoming: Arc::clone(&incoming),
+            worker: Arc::clone(&snapshot_worker),
+            stopping: Arc::clone(&stopping),
+        };
+        let transport_config = TransportConfig {
+            id: booted.id,
+            cluster_id: booted.cluster_id,
+            peer_urls: config.advertise_peer_urls.clone(),
+            server_version: SERVER_VERSION,
+            election_timeout: Duration::from_millis(config.election_ms),
+            snapshot_dir: config.snap_dir(),
+            limits: TransportLimits::default(),
+        };
+        let transport = Transport::new(rt.clone(), transport_config, Arc::new(inbox));
         published.applied.store(applied.0.0, Ordering::Release);
 
         let member = Member {
@@ -118,6 +150,7 @@ impl Member {
                 proposals,
                 reads,
                 published: Arc::clone(&published),
+                transport: Arc::clone(&transport),
                 stopping: Arc::clone(&stopping),
                 compacted,
                 ready,
@@ -144,6 +177,17 @@ impl Member {
             proposals: proposals_in,
             reads: reads_in,
             from_apply: raft_in,
+            peer_messages,
+            peer_reports,
+            transport: Arc::clone(&transport),
+            snapshots: SnapshotSender {
+                rt: rt.clone(),
+                reader: booted.store.reader(),
+                transport: Arc::clone(&transport),
+                worker: snapshot_worker,
+                reports: peer_reports_in,
+            },
+            incoming,
             to_apply,
             published: Arc::clone(&published),
             stopping: Arc::clone(&stopping),
@@ -160,6 +204,9 @@ impl Member {
             metrics,
             compacted: compacted_out,
             member: member.clone(),
+            peers: Peers::new(Arc::clone(&transport), booted.id),
+            store_options,
+            membership_changed: false,
         };
         let lock = booted.lock;
         rt.spawn(Box::pin(async move {
@@ -167,6 +214,7 @@ impl Member {
                 shared::stop_on_panic("raft loop", &stopping, raft_loop.run()),
                 shared::stop_on_panic("apply loop", &stopping, apply_loop.run()),
             );
+            transport.stop();
             // Another process may take the directory only now that nothing of ours can write to it.
             drop(lock);
             stopping.set_ended();
@@ -241,6 +289,11 @@ impl Member {
     /// The newest consistent view of the store.
     pub fn view(&self) -> Arc<View> {
         self.inner.reader.view()
+    }
+
+    /// What carries messages between this member and its peers: its peer port hands requests under `/raft` to it.
+    pub fn transport(&self) -> &Arc<Transport> {
+        &self.inner.transport
     }
 
     /// This member.

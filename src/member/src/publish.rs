@@ -35,7 +35,14 @@ pub async fn publish(member: Member, ready: watch::Sender<bool>) {
         name = config.name,
         "published local member to cluster through raft"
     );
-    if member.view().cluster_version() != Some(CLUSTER_VERSION) {
+    while member.view().cluster_version().is_none() {
+        if member.is_stopping() {
+            return;
+        }
+        if member.raft_status().leader != Some(member.id()) {
+            member.runtime().sleep(RETRY_AFTER).await;
+            continue;
+        }
         let version = membershippb::ClusterVersionSetRequest { ver: CLUSTER_VERSION.to_owned() };
         let request = InternalRaftRequest { cluster_version_set: Some(version), ..InternalRaftRequest::default() };
         if !propose_until_applied(&member, &request).await {

@@ -7,6 +7,10 @@
 //! The order when a write comes back: tell Raft, hand what is committed to the apply loop, start the next write, and only then
 //! yield, so that the disk is busy while entries are applied.
 //!
+//! What a leader sends, it sends before its own disk is asked; what a follower answers waits for the write that it speaks of.
+//! A snapshot that Raft takes is part of the write too: first its mark in the log, then the database's switch, and only then
+//! is it durable.
+//!
 //! Without a leader proposals are held, not refused, until their time runs out: a leader is usually there a moment later.
 
 use std::collections::VecDeque;
@@ -15,15 +19,20 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quorate_proto::{raftpb, walpb};
+use quorate_raft::log::Position;
 use quorate_raft::node::{Node, NodeStatus, Work};
 use quorate_raft::read_index::ReadQueue;
+use quorate_raft::transport::Transport;
 use quorate_raft::wal::{Batch, Wal, WalError};
+use quorate_runtime::clock::MonoTime;
 use quorate_runtime::spawn::{self, Worker};
 use quorate_runtime::sync::{mpsc, oneshot};
 use quorate_runtime::{BoxFuture, Rt, select};
 use quorate_types::{Error, LogIndex, MemberId, Term};
 
+use crate::incoming::{self, Incoming};
 use crate::metrics::Metrics;
+use crate::peers::{PeerReport, SnapshotSender};
 use crate::shared::{FromApply, Proposal, Published, StopReason, Stopping, ToApply, Waiter};
 
 /// Requests in one batch, and their bytes: what one write and one sync carry.
@@ -36,6 +45,10 @@ const SHORT_WRITE: Duration = Duration::from_micros(400);
 
 /// Applied entries are announced in any number; this many are taken at once.
 const MESSAGES_PER_TURN: usize = 64;
+
+/// Entries that a snapshot's receiver needs next are kept for so long after it has arrived (etcd
+/// `server/etcdserver/snapshot_merge.go`).
+const KEEP_AFTER_SNAPSHOT: Duration = Duration::from_secs(30);
 
 /// What limits the loop.
 #[derive(Clone, Debug)]
@@ -64,6 +77,11 @@ pub struct RaftLoop {
     pub proposals: mpsc::Receiver<Proposal>,
     pub reads: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
     pub from_apply: mpsc::UnboundedReceiver<FromApply>,
+    pub peer_messages: mpsc::Receiver<raftpb::Message>,
+    pub peer_reports: mpsc::UnboundedReceiver<PeerReport>,
+    pub transport: Arc<Transport>,
+    pub snapshots: SnapshotSender,
+    pub incoming: Arc<Incoming>,
     pub to_apply: mpsc::UnboundedSender<ToApply>,
     pub published: Arc<Published>,
     pub stopping: Arc<Stopping>,
@@ -83,6 +101,10 @@ struct WriteDone {
     /// Work up to this number is durable now.
     number: u64,
     took: Duration,
+    /// What may be sent now.
+    messages: Vec<raftpb::Message>,
+    /// The state that was taken over.
+    installed: Option<(LogIndex, Term)>,
 }
 
 /// What the next write will hold.
@@ -93,6 +115,10 @@ struct NextWrite {
     must_sync: bool,
     number: u64,
     mark: Option<walpb::Snapshot>,
+    /// To be sent when this is durable.
+    messages: Vec<raftpb::Message>,
+    /// The state to be taken over before the entries.
+    install: Option<raftpb::SnapshotMetadata>,
 }
 
 /// What the last write was like: the next will be much the same.
@@ -104,7 +130,7 @@ struct LastWrite {
 impl NextWrite {
     /// A commit index alone can wait for the next entries; everything else goes now.
     fn is_due(&self) -> bool {
-        self.must_sync || !self.entries.is_empty() || self.mark.is_some()
+        self.must_sync || !self.entries.is_empty() || self.mark.is_some() || self.install.is_some()
     }
 }
 
@@ -123,6 +149,12 @@ struct Running {
     held: VecDeque<Proposal>,
     reads: ReadQueue<oneshot::Sender<()>>,
     read_contexts: u64,
+    transport: Arc<Transport>,
+    snapshots: SnapshotSender,
+    incoming: Arc<Incoming>,
+    /// While there are snapshots under way, and for a while after, no entries are forgotten.
+    snapshots_under_way: usize,
+    keep_entries_until: MonoTime,
     status: NodeStatus,
     to_apply: mpsc::UnboundedSender<ToApply>,
     published: Arc<Published>,
@@ -133,7 +165,9 @@ struct Running {
 impl RaftLoop {
     /// Runs until asked to stop, or until the log fails.
     pub async fn run(self) {
-        let RaftLoop { mut proposals, reads: mut new_reads, mut from_apply, .. } = self;
+        let RaftLoop {
+            mut proposals, reads: mut new_reads, mut from_apply, mut peer_messages, mut peer_reports, ..
+        } = self;
         let mut running = Running {
             status: self.node.status(),
             rt: self.rt,
@@ -149,6 +183,11 @@ impl RaftLoop {
             held: VecDeque::new(),
             reads: ReadQueue::default(),
             read_contexts: 0,
+            transport: self.transport,
+            snapshots: self.snapshots,
+            incoming: self.incoming,
+            snapshots_under_way: 0,
+            keep_entries_until: MonoTime::from_nanos(0),
             to_apply: self.to_apply,
             published: self.published,
             stopping: Arc::clone(&self.stopping),
@@ -159,6 +198,7 @@ impl RaftLoop {
         let mut next_tick = running.rt.mono_now() + running.limits.heartbeat;
         let mut tick = running.rt.sleep_until(next_tick);
         let mut applied_messages = Vec::with_capacity(MESSAGES_PER_TURN);
+        let mut messages = Vec::with_capacity(MESSAGES_PER_TURN);
         running.node.campaign_if_alone();
         running.work_off();
         loop {
@@ -178,6 +218,13 @@ impl RaftLoop {
                     }
                     running.on_apply_messages(&mut applied_messages);
                 }
+                count = peer_messages.recv_many(&mut messages, MESSAGES_PER_TURN) => {
+                    if count == 0 {
+                        break;
+                    }
+                    running.on_peer_messages(&mut messages);
+                }
+                Some(report) = peer_reports.recv() => running.on_peer_report(report),
                 () = &mut tick => {
                     running.on_tick(&mut proposals);
                     next_tick = next_tick.max(running.rt.mono_now()) + running.limits.heartbeat;
@@ -211,7 +258,7 @@ impl Running {
 
     /// Returns false if the member cannot go on.
     fn on_write_done(&mut self, done: Result<WriteDone, spawn::WorkerGone>) -> bool {
-        let Ok(WriteDone { wal, result, number, took }) = done else {
+        let Ok(WriteDone { wal, result, number, took, messages, installed }) = done else {
             self.stopping.ask(StopReason::Failed("the log's worker ended".to_owned()));
             return false;
         };
@@ -225,7 +272,68 @@ impl Running {
             return false;
         }
         self.node.on_persisted(number);
+        self.send(messages);
+        if let Some((index, term)) = installed {
+            self.incoming.end();
+            self.node.on_applied(index);
+            self.applied = (index, term);
+            self.marked = index;
+        }
+        if !self.next_write.is_due() && self.next_write.number > number {
+            // What came meanwhile asks for no write.
+            self.node.on_persisted(self.next_write.number);
+            let messages = std::mem::take(&mut self.next_write.messages);
+            self.send(messages);
+        }
         true
+    }
+
+    fn on_peer_messages(&mut self, messages: &mut Vec<raftpb::Message>) {
+        for message in messages.drain(..) {
+            if message.r#type() == raftpb::MessageType::MsgSnap {
+                self.on_snapshot(message);
+                continue;
+            }
+            let from = MemberId(message.from());
+            if let Err(error) = self.node.step(message) {
+                tracing::warn!(from = %from, error = %error, "dropped a peer's message");
+            }
+        }
+    }
+
+    fn on_peer_report(&mut self, report: PeerReport) {
+        match report {
+            PeerReport::Unreachable(peer) => self.node.on_unreachable(peer),
+            PeerReport::SnapshotSent { peer, arrived } => {
+                self.node.on_snapshot_sent(peer, arrived);
+                self.snapshots_under_way -= 1;
+                self.keep_entries_until = self.rt.mono_now() + KEEP_AFTER_SNAPSHOT;
+            }
+        }
+    }
+
+    /// A snapshot whose database is built. If Raft does not want it any more, the database is of no use.
+    fn on_snapshot(&mut self, message: raftpb::Message) {
+        let index = incoming::index_of(&message);
+        let stepped = self.node.step(message);
+        while let Some(work) = self.node.take_work() {
+            self.take(work);
+        }
+        if self.next_write.install.as_ref().is_none_or(|metadata| metadata.index() != index.0) {
+            tracing::info!(index = index.0, refused = ?stepped.err(), "a snapshot is not needed any more");
+            self.incoming.end();
+        }
+    }
+
+    /// Sends messages; snapshots go another way than all others.
+    fn send(&mut self, mut messages: Vec<raftpb::Message>) {
+        for snapshot in messages.extract_if(.., |message| message.r#type() == raftpb::MessageType::MsgSnap) {
+            self.snapshots_under_way += 1;
+            self.snapshots.send(snapshot);
+        }
+        if !messages.is_empty() {
+            self.transport.send(messages);
+        }
     }
 
     fn on_apply_messages(&mut self, messages: &mut Vec<FromApply>) {
@@ -257,8 +365,13 @@ impl Running {
 
     /// The database holds everything up to `index`: mark the log there once in a while, so that what is below may go.
     fn on_durable(&mut self, index: LogIndex, conf_state: raftpb::ConfState) {
-        let keep_from = LogIndex(index.0.saturating_sub(self.limits.catchup_entries));
-        self.node.release_to(keep_from.min(self.marked), index, self.limits.log_memory_bytes);
+        if let Some(term) = self.node.term_of(index) {
+            self.node.offer_snapshot(Position { index: index.0, term: term.0 }, &conf_state);
+        }
+        if self.snapshots_under_way == 0 && self.rt.mono_now() >= self.keep_entries_until {
+            let keep_from = LogIndex(index.0.saturating_sub(self.limits.catchup_entries));
+            self.node.release_to(keep_from.min(self.marked), index, self.limits.log_memory_bytes);
+        }
         if index.0 < self.marked.0 + self.limits.snapshot_count {
             return;
         }
@@ -308,7 +421,7 @@ impl Running {
         if self.held.is_empty() {
             return;
         }
-        // Refused only without a leader: then they stay held, to be proposed when there is one.
+        // Refused only without a leader that takes them: then they stay held, to be proposed when there is one.
         if self.node.propose(self.held.iter().map(|proposal| proposal.data.clone())) {
             let waiters: Vec<Waiter> = self.held.drain(..).map(|proposal| proposal.waiter).collect();
             let _ = self.to_apply.send(ToApply::Proposed(waiters));
@@ -344,17 +457,31 @@ impl Running {
         for (context, index) in work.reads {
             self.reads.on_confirmed(context, index);
         }
+        self.send(work.messages);
         let next = &mut self.next_write;
+        if let Some(snapshot) = work.snapshot {
+            // Whatever was to be written before it, it replaces.
+            next.entries.clear();
+            next.mark = None;
+            next.install = Some(snapshot);
+        }
         let writes_nothing = work.entries.is_empty() && !work.must_sync;
         if work.hard_state.is_some() {
             next.hard_state = work.hard_state;
         }
+        if let Some(first) = work.entries.first() {
+            // A new leader may replace entries that are not even written yet.
+            next.entries.retain(|entry| entry.index() < first.index());
+        }
         next.entries.extend(work.entries);
         next.must_sync |= work.must_sync;
         next.number = work.number;
+        next.messages.extend(work.messages_when_durable);
         // Work that needs no sync counts as durable, unless earlier work is still on its way: Raft wants it in order.
         if writes_nothing && !next.is_due() && matches!(self.log, Some(Log::Idle(_))) {
+            let messages = std::mem::take(&mut next.messages);
             self.node.on_persisted(work.number);
+            self.send(messages);
         }
         if !work.committed.is_empty() {
             let _ = self.to_apply.send(ToApply::Committed(work.committed));
@@ -372,18 +499,29 @@ impl Running {
                 return;
             }
         };
-        let NextWrite { hard_state, entries, must_sync, number, mark } = std::mem::take(&mut self.next_write);
+        let NextWrite { hard_state, entries, must_sync, number, mark, messages, install } =
+            std::mem::take(&mut self.next_write);
         let (worker, rt) = (Arc::clone(&self.wal_worker), Arc::clone(&self.rt));
         // Two in a row: under load a single entry is the beginning of the next large batch.
         let is_short = entries.len() == 1 && self.last_write.entries == 1 && self.last_write.took < SHORT_WRITE;
         self.last_write.entries = entries.len();
+        let installed = install.as_ref().map(|metadata| (LogIndex(metadata.index()), Term(metadata.term())));
         let job = move || {
             let start = rt.mono_now();
-            let result = write(&mut wal, &Batch { hard_state, entries, sync: must_sync }, mark);
-            WriteDone { wal, result, number, took: rt.mono_now() - start }
+            let result = write(&mut wal, Batch { hard_state, entries, sync: must_sync }, mark, install);
+            WriteDone { wal, result, number, took: rt.mono_now() - start, messages, installed }
         };
+        let to_apply = self.to_apply.clone();
         self.log = Some(Log::Writing(Box::pin(async move {
-            if is_short { spawn::run_short_on(&*worker, job).await } else { spawn::run_on(&*worker, job).await }
+            let done =
+                if is_short { spawn::run_short_on(&*worker, job).await } else { spawn::run_on(&*worker, job).await }?;
+            if let (Some((index, _)), Ok(())) = (done.installed, &done.result) {
+                let (reply, switched) = oneshot::channel();
+                let _ = to_apply.send(ToApply::Install { index, reply });
+                // An error means that the store failed, and the member stops.
+                switched.await.map_err(|_gone| spawn::WorkerGone)?;
+            }
+            Ok(done)
         })));
     }
 
@@ -429,6 +567,7 @@ impl Running {
             self.metrics.leader_changes.inc();
             tracing::info!(member_id = %self.id, leader = %leader, term = status.term.0, "raft elected a leader");
         }
+        self.published.is_learner.store(status.is_learner, Ordering::Release);
         self.published.term.store(status.term.0, Ordering::Release);
         self.published.leader.store(status.leader.map_or(0, |id| id.0), Ordering::Release);
         self.published.committed.store(status.committed.0, Ordering::Release);
@@ -438,9 +577,23 @@ impl Running {
     }
 }
 
-/// One write: the batch, then a mark and the release of what is below it.
-fn write(wal: &mut Wal, batch: &Batch, mark: Option<walpb::Snapshot>) -> Result<(), WalError> {
-    wal.append(batch)?;
+/// One write: the batch, then a mark and the release of what is below it. A snapshot's mark comes between the variables and
+/// the entries, which stand behind it.
+fn write(
+    wal: &mut Wal,
+    mut batch: Batch,
+    mark: Option<walpb::Snapshot>,
+    install: Option<raftpb::SnapshotMetadata>,
+) -> Result<(), WalError> {
+    if let Some(metadata) = install {
+        wal.append(&Batch { hard_state: batch.hard_state.take(), entries: Vec::new(), sync: true })?;
+        wal.mark_snapshot(walpb::Snapshot {
+            index: metadata.index,
+            term: metadata.term,
+            conf_state: metadata.conf_state,
+        })?;
+    }
+    wal.append(&batch)?;
     let Some(mark) = mark else { return Ok(()) };
     let index = LogIndex(mark.index.unwrap_or(0));
     wal.mark_snapshot(mark)?;

@@ -44,6 +44,8 @@ pub enum ToApply {
     Committed(Vec<Committed>),
     /// Time to look for waiters whose deadline passed.
     Tick,
+    /// The log has a mark at this snapshot: its database takes the place of the present one. The answer says that it has.
+    Install { index: LogIndex, reply: oneshot::Sender<()> },
 }
 
 /// From the apply loop to the raft loop.
@@ -62,6 +64,8 @@ pub enum FromApply {
 pub enum StopReason {
     /// It was asked to.
     Asked,
+    /// It was removed from the cluster, for good.
+    Removed,
     /// It could not go on; the text says why and what to do.
     Failed(String),
 }
@@ -89,6 +93,7 @@ pub struct Published {
     pub leader: AtomicU64,
     pub committed: AtomicU64,
     pub applied: AtomicU64,
+    pub is_learner: AtomicBool,
     /// We lead, nobody else votes, and everything of earlier terms is applied: what is visible now is linearizable.
     pub reads_need_no_round: AtomicBool,
 }
@@ -101,7 +106,7 @@ impl Published {
             leader: (leader != 0).then_some(MemberId(leader)),
             committed: LogIndex(self.committed.load(Ordering::Acquire)),
             applied: LogIndex(self.applied.load(Ordering::Acquire)),
-            is_learner: false,
+            is_learner: self.is_learner.load(Ordering::Acquire),
         }
     }
 }

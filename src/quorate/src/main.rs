@@ -17,7 +17,6 @@ mod descriptors;
 mod flags;
 mod go;
 mod log;
-mod peer_port;
 mod run;
 mod signals;
 mod urls;

@@ -20,7 +20,6 @@ use crate::config::Config;
 use crate::data_dir::Found;
 use crate::go::duration::GoDuration;
 use crate::log::{Spread, fatal};
-use crate::peer_port::PeerPort;
 use crate::signals::{self, Signal};
 use crate::urls::{self, Url};
 use crate::version;
@@ -85,7 +84,7 @@ impl Running {
         let (stop_clients, _) = watch::channel(false);
         let (stop_peers, _) = watch::channel(false);
         let api = quorate_api::service(rt.clone(), member.clone(), ApiOptions::default());
-        let peer_port = PeerPort::new(api.clone(), member.clone());
+        let peer_port = quorate_api::PeerPort::new(api.clone(), member.clone());
         let mut peer_servers = Vec::new();
         for listener in peer_listeners {
             tracing::info!(address = %listener.local_address(), "serving peer traffic");
@@ -184,6 +183,7 @@ impl Running {
                 fatal!(error, "the member cannot go on");
                 Ending::Status(1)
             }
+            (StopReason::Removed, _) => Ending::Status(0),
             (StopReason::Asked, Some(signal)) => Ending::Signal(signal),
             (StopReason::Asked, None) => Ending::Status(0),
         }

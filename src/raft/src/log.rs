@@ -30,6 +30,8 @@ pub struct MemoryLog {
     entries_bytes: usize,
     hard_state: HardState,
     conf_state: ConfState,
+    /// Where a snapshot could stand now.
+    offer: Option<Snapshot>,
 }
 
 impl MemoryLog {
@@ -38,7 +40,7 @@ impl MemoryLog {
     /// # Panics
     /// If an invariant of this module does not hold.
     pub fn new(base: Position, entries: Vec<Entry>, hard_state: HardState, conf_state: ConfState) -> Self {
-        let mut log = Self { base, entries: VecDeque::new(), entries_bytes: 0, hard_state, conf_state };
+        let mut log = Self { base, entries: VecDeque::new(), entries_bytes: 0, hard_state, conf_state, offer: None };
         log.append(&entries);
         assert!(
             log.hard_state.commit <= log.last().index,
@@ -98,6 +100,24 @@ impl MemoryLog {
         {
             self.release_to(front.index);
         }
+    }
+
+    /// Forgets everything: a snapshot that stands at `base` has taken the place of all entries.
+    pub fn restart_at(&mut self, base: Position, conf_state: ConfState) {
+        self.entries.clear();
+        self.entries_bytes = 0;
+        self.base = base;
+        self.conf_state = conf_state;
+    }
+
+    /// A snapshot can be made that stands at `position` or later.
+    pub fn offer_snapshot(&mut self, position: Position, conf_state: ConfState) {
+        let mut offer = Snapshot::default();
+        let metadata = offer.mut_metadata();
+        metadata.set_index(position.index);
+        metadata.set_term(position.term);
+        metadata.set_conf_state(conf_state);
+        self.offer = Some(offer);
     }
 
     /// Raft's durable variables, as last handed out.
@@ -180,9 +200,13 @@ impl Storage for MemoryLog {
         Ok(self.last().index)
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // Raft asks for one when a follower needs entries below the base. It asks again later.
-        Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        // Raft asks for one when a follower needs entries below the base. If there is none it asks again later.
+        match &self.offer {
+            // One below the base would leave a gap behind it.
+            Some(offer) if offer.get_metadata().index >= request_index.max(self.base.index) => Ok(offer.clone()),
+            _ => Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable)),
+        }
     }
 }
 

@@ -6,20 +6,26 @@
 //!
 //! 1. [`Node::tick`], [`Node::propose`], [`Node::read_index`] feed events.
 //! 2. [`Node::take_work`] turns a `Ready` into [`Work`]. Its entries are in the in-memory log from then on.
-//! 3. The owner applies `Work::committed` and has `Work::hard_state` and `Work::entries` written and synced by the log.
-//! 4. When they are durable, [`Node::on_persisted`] says so. Only then do they count towards the quorum.
+//! 3. The owner sends `Work::messages` at once (only a leader has some: it replicates while its own disk is busy, Raft thesis
+//!    10.2.1), hands `Work::committed` to be applied, and has `Work::hard_state` and `Work::entries` written and synced.
+//! 4. When they are durable, the owner sends `Work::messages_when_durable` and calls [`Node::on_persisted`]. Only then do
+//!    they count towards the quorum.
 //! 5. When entries are applied, [`Node::on_applied`] says so; when the database holds them, [`Node::release_to`].
+//!
+//! A follower that is too far behind is sent a snapshot instead of entries. Raft is told where one *could* stand
+//! ([`Node::offer_snapshot`]); the body is made when the message leaves, from one view of the store, and carries that view's
+//! own position, which may be later. What comes of it is told in [`Node::on_snapshot_sent`]. The follower's owner takes the
+//! body in before it gives the message to its node; then `Work::snapshot` says that Raft wants it, and the database and the
+//! log are switched before `on_persisted`.
 //!
 //! Elections draw their timeout from a generator that raft-rs keeps to itself and seeds past every simulator; so after every
 //! event it is set from the runtime's own seeded stream, drawn anew when term, role or leader changed.
-//!
-//! What is not handled here: peers. With one voter, Raft sends nothing, and that is asserted.
 
 use bytes::Bytes;
 use quorate_proto::raftpb;
 use quorate_types::{LogIndex, MemberId, Term};
-use raft::eraftpb::{Entry, Message, MessageType};
-use raft::{Config, RawNode, StateRole};
+use raft::eraftpb::{ConfState, Entry, Message, MessageType};
+use raft::{Config, RawNode, SnapshotStatus, StateRole};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
@@ -95,6 +101,12 @@ pub enum Payload {
 pub struct Work {
     /// Names this work in [`Node::on_persisted`].
     pub number: u64,
+    /// To be sent now.
+    pub messages: Vec<raftpb::Message>,
+    /// To be sent once everything here, and all work before it, is durable.
+    pub messages_when_durable: Vec<raftpb::Message>,
+    /// The state to be taken over before anything else here: everything older in the log and the database goes.
+    pub snapshot: Option<raftpb::SnapshotMetadata>,
     /// Variables to write, if they changed.
     pub hard_state: Option<raftpb::HardState>,
     /// Entries to write.
@@ -122,6 +134,23 @@ pub struct NodeStatus {
     pub has_committed_in_term: bool,
     /// We are the only voter.
     pub is_sole_voter: bool,
+    /// We are a learner.
+    pub is_learner: bool,
+    /// We are a voter or a learner. A member that is not cannot vote, and what it proposes goes nowhere.
+    pub is_member: bool,
+}
+
+/// How far a peer's log is known to equal the leader's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerProgress {
+    /// Who.
+    pub id: MemberId,
+    /// The last entry known to be on its disk.
+    pub matched: LogIndex,
+    /// It takes part in no vote.
+    pub is_learner: bool,
+    /// It was heard from since the last look (an election timeout ago at most).
+    pub is_active: bool,
 }
 
 /// One Raft node.
@@ -132,6 +161,28 @@ pub struct Node {
     election_ticks: usize,
     election_timeout_ticks: usize,
     jitter_drawn_for: (u64, StateRole, u64),
+    /// Kept beside raft-rs's own form, which is slow to ask.
+    configuration: Configuration,
+}
+
+/// What of the configuration is asked all the time.
+#[derive(Debug, Default)]
+struct Configuration {
+    is_sole_voter: bool,
+    is_learner: bool,
+    is_member: bool,
+    learners: Vec<u64>,
+}
+
+impl Configuration {
+    fn of(id: MemberId, state: &ConfState) -> Self {
+        Self {
+            is_sole_voter: state.get_voters() == [id.0] && state.get_voters_outgoing().is_empty(),
+            is_learner: state.get_learners().contains(&id.0),
+            is_member: state.get_voters().contains(&id.0) || state.get_learners().contains(&id.0),
+            learners: state.get_learners().to_vec(),
+        }
+    }
 }
 
 impl Node {
@@ -171,7 +222,9 @@ impl Node {
             jitter,
             election_ticks: config.election_ticks,
             election_timeout_ticks: config.election_ticks,
+            configuration: Configuration::default(),
         };
+        node.read_configuration();
         node.draw_election_timeout();
         node.keep_election_timeout();
         Ok(node)
@@ -234,6 +287,77 @@ impl Node {
         taken
     }
 
+    /// Takes a peer's message. What does not concern us any more (answers of strangers, old terms, proposals that nobody can
+    /// take now) is dropped, as Raft allows.
+    ///
+    /// # Errors
+    /// The message is none that a peer may send.
+    pub fn step(&mut self, message: raftpb::Message) -> Result<(), wire::WireError> {
+        let message = wire::message_to_raft(message, |id| self.is_learner(id))?;
+        let brings_configuration = message.get_msg_type() == MessageType::MsgSnapshot;
+        // Errors mean: not for us, or not now.
+        let _ = self.raw.step(message);
+        if brings_configuration {
+            self.read_configuration();
+        }
+        self.keep_election_timeout();
+        Ok(())
+    }
+
+    /// A message to `peer` got lost, or nobody listens there: send carefully until it answers.
+    pub fn on_unreachable(&mut self, peer: MemberId) {
+        self.raw.report_unreachable(peer.0);
+        self.keep_election_timeout();
+    }
+
+    /// The snapshot for `peer` arrived, or did not. Raft sends nothing else to it until this is called.
+    pub fn on_snapshot_sent(&mut self, peer: MemberId, arrived: bool) {
+        let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.raw.report_snapshot(peer.0, status);
+        self.keep_election_timeout();
+    }
+
+    /// A snapshot can be made that stands at `position` or later.
+    pub fn offer_snapshot(&mut self, position: Position, conf_state: &raftpb::ConfState) {
+        self.raw.mut_store().offer_snapshot(position, wire::conf_state_to_raft(conf_state));
+    }
+
+    /// Asks `to` to take over as leader. Proposals are held back until it has, or an election timeout is over.
+    pub fn transfer_leader(&mut self, to: MemberId) {
+        self.raw.transfer_leader(to.0);
+        self.keep_election_timeout();
+    }
+
+    /// Starts an election now, as after a timeout.
+    pub fn campaign(&mut self) {
+        // An error would mean that we lead already, or may not.
+        let _ = self.raw.campaign();
+        self.keep_election_timeout();
+    }
+
+    /// As the leader: how far each peer is, in order of their ids. Empty otherwise.
+    pub fn progress(&self) -> Vec<PeerProgress> {
+        if self.raw.raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        let conf = self.raw.raft.prs().conf();
+        let mut all: Vec<_> = self
+            .raw
+            .raft
+            .prs()
+            .iter()
+            .map(|(&id, progress)| PeerProgress {
+                id: MemberId(id),
+                matched: LogIndex(progress.matched),
+                is_learner: conf.learners().contains(&id),
+                is_active: progress.recent_active || id == self.id.0,
+            })
+            .collect();
+        // raft-rs keeps them in a hash map.
+        all.sort_unstable_by_key(|progress| progress.id);
+        all
+    }
+
     /// Asks for a read index. The answer comes as [`Work::reads`] with this `context`, or never: a node without a leader, or
     /// without a commit in its term, drops the question. Contexts must be unique in the cluster.
     pub fn read_index(&mut self, context: u64) {
@@ -246,10 +370,6 @@ impl Node {
             return None;
         }
         let mut ready = self.raw.ready();
-        assert!(
-            ready.messages().is_empty() && ready.persisted_messages().is_empty(),
-            "a sole voter has nobody to send to"
-        );
         let reads = ready
             .take_read_states()
             .into_iter()
@@ -260,8 +380,12 @@ impl Node {
             .collect();
         let new_entries = ready.take_entries();
         let hard_state = ready.hs().cloned();
+        let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().get_metadata().clone());
         let work = Work {
             number: ready.number(),
+            messages: from_raft(ready.take_messages()),
+            messages_when_durable: from_raft(ready.take_persisted_messages()),
+            snapshot: snapshot.as_ref().map(wire::snapshot_from_raft),
             hard_state: hard_state.as_ref().map(wire::hard_state_from_raft),
             entries: new_entries.iter().map(wire::entry_from_raft).collect(),
             must_sync: ready.must_sync(),
@@ -271,6 +395,9 @@ impl Node {
         // The in-memory log answers raft-rs from now on, also before the disk has the entries: raft-rs counts them as ours
         // only once `on_persisted` was called.
         let log = self.raw.mut_store();
+        if let Some(snapshot) = snapshot {
+            log.restart_at(Position { index: snapshot.index, term: snapshot.term }, snapshot.get_conf_state().clone());
+        }
         log.append(&new_entries);
         if let Some(hard_state) = hard_state {
             log.set_hard_state(hard_state);
@@ -294,6 +421,7 @@ impl Node {
         let inside = wire::conf_change_to_raft(change, |id| self.is_learner(id));
         let state = self.raw.apply_conf_change(&inside).map_err(|error| NodeError::Refused(error.to_string()))?;
         self.raw.mut_store().set_conf_state(state.clone());
+        self.read_configuration();
         self.keep_election_timeout();
         Ok(wire::conf_state_from_raft(&state))
     }
@@ -314,19 +442,25 @@ impl Node {
     /// What the node knows now.
     pub fn status(&self) -> NodeStatus {
         let raft = &self.raw.raft;
-        let conf = raft.prs().conf().to_conf_state();
         NodeStatus {
             term: Term(raft.term),
             leader: (raft.leader_id != raft::INVALID_ID).then_some(MemberId(raft.leader_id)),
             is_leader: raft.state == StateRole::Leader,
             committed: LogIndex(raft.raft_log.committed),
             has_committed_in_term: raft.commit_to_current_term(),
-            is_sole_voter: conf.get_voters() == [self.id.0] && conf.get_voters_outgoing().is_empty(),
+            is_sole_voter: self.configuration.is_sole_voter,
+            is_learner: self.configuration.is_learner,
+            is_member: self.configuration.is_member,
         }
     }
 
     fn is_learner(&self, id: u64) -> bool {
-        self.raw.raft.prs().conf().to_conf_state().get_learners().contains(&id)
+        self.configuration.learners.contains(&id)
+    }
+
+    /// After every change of the configuration.
+    fn read_configuration(&mut self) {
+        self.configuration = Configuration::of(self.id, &self.raw.raft.prs().conf().to_conf_state());
     }
 
     fn draw_election_timeout(&mut self) {
@@ -344,6 +478,10 @@ impl Node {
         }
         self.raw.raft.set_randomized_election_timeout(self.election_timeout_ticks);
     }
+}
+
+fn from_raft(messages: Vec<Message>) -> Vec<raftpb::Message> {
+    messages.into_iter().map(wire::message_from_raft).collect()
 }
 
 fn committed(entry: Entry) -> Committed {

@@ -25,6 +25,22 @@ pub enum WireError {
         /// What the decoder said.
         reason: String,
     },
+    /// A message type that never travels, or none that is known.
+    #[error("message type {message_type} is not one that peers send")]
+    UnsupportedMessage {
+        /// The number found.
+        message_type: i32,
+    },
+    /// A message lacks what its type cannot do without.
+    #[error("a message of type {message_type} from {from:x} has no {missing}")]
+    Incomplete {
+        /// Its type.
+        message_type: i32,
+        /// Who sent it.
+        from: u64,
+        /// What it lacks.
+        missing: &'static str,
+    },
     /// An entry type that etcd never writes (a joint configuration change), or none that is known.
     #[error("entry {index}: type {entry_type} is not supported: members change one at a time, by ConfChange")]
     UnsupportedType {
@@ -70,6 +86,124 @@ pub fn entry_from_raft(entry: &eraftpb::Entry) -> raftpb::Entry {
         term: Some(entry.get_term()),
         index: Some(entry.get_index()),
         data: (!data.is_empty()).then_some(data),
+    }
+}
+
+/// A peer's message as raft-rs takes it. What etcd and raft-rs number differently (field 13 and up) is left out; so is a
+/// snapshot's data, which nobody reads.
+pub fn message_to_raft(
+    message: raftpb::Message,
+    is_learner: impl Fn(u64) -> bool + Copy,
+) -> Result<eraftpb::Message, WireError> {
+    use raftpb::MessageType as Type;
+    let message_type = message.r#type.unwrap_or(0);
+    let from = message.from.unwrap_or(0);
+    let incomplete = |missing| WireError::Incomplete { message_type, from, missing };
+    let known = Type::try_from(message_type).ok().and_then(type_to_raft);
+    let Some(known) = known else { return Err(WireError::UnsupportedMessage { message_type }) };
+    let term = message.term.unwrap_or(0);
+    // Requests that are passed on to the leader carry no term. In all others raft-rs takes term 0 for a message of its own.
+    let is_forwarded = matches!(known, eraftpb::MessageType::MsgPropose | eraftpb::MessageType::MsgReadIndex);
+    if term == 0 && !is_forwarded {
+        return Err(incomplete("term"));
+    }
+    if from == 0 {
+        return Err(incomplete("sender"));
+    }
+    if message.entries.is_empty() && is_forwarded {
+        return Err(incomplete("entry"));
+    }
+    let mut out = eraftpb::Message::default();
+    out.set_msg_type(known);
+    out.set_to(message.to.unwrap_or(0));
+    out.set_from(from);
+    out.set_term(term);
+    out.set_log_term(message.log_term.unwrap_or(0));
+    out.set_index(message.index.unwrap_or(0));
+    out.set_commit(message.commit.unwrap_or(0));
+    out.set_reject(message.reject.unwrap_or(false));
+    out.set_reject_hint(message.reject_hint.unwrap_or(0));
+    out.set_context(message.context.unwrap_or_default());
+    let entries = message.entries.into_iter().map(|entry| entry_to_raft(entry, is_learner));
+    out.set_entries(entries.collect::<Result<Vec<_>, _>>()?.into());
+    if known == eraftpb::MessageType::MsgSnapshot {
+        let metadata =
+            message.snapshot.and_then(|snapshot| snapshot.metadata).ok_or(incomplete("snapshot metadata"))?;
+        out.set_snapshot(snapshot_to_raft(&metadata));
+    }
+    Ok(out)
+}
+
+/// A message as etcd's peers take it.
+///
+/// raft-rs fills in more than etcd sends (commit indexes in answers and votes, priorities); that is left out, so that nobody
+/// builds on it where etcd members are among the peers.
+pub fn message_from_raft(message: eraftpb::Message) -> raftpb::Message {
+    use eraftpb::MessageType as Type;
+    let message_type = message.get_msg_type();
+    let non_zero = |number: u64| (number != 0).then_some(number);
+    let tells_commit = matches!(message_type, Type::MsgAppend | Type::MsgHeartbeat);
+    let snapshot = (message_type == Type::MsgSnapshot).then(|| {
+        let metadata = message.get_snapshot().get_metadata();
+        raftpb::Snapshot { data: None, metadata: Some(snapshot_from_raft(metadata)) }
+    });
+    raftpb::Message {
+        // The numbers are the same.
+        r#type: Some(message_type as i32),
+        to: Some(message.to),
+        from: Some(message.from),
+        term: non_zero(message.term),
+        log_term: non_zero(message.log_term),
+        index: non_zero(message.index),
+        entries: message.entries.iter().map(entry_from_raft).collect(),
+        commit: if tells_commit { non_zero(message.commit) } else { None },
+        snapshot,
+        reject: message.reject.then_some(true),
+        reject_hint: non_zero(message.reject_hint),
+        context: (!message.context.is_empty()).then(|| message.context.clone()),
+        vote: None,
+    }
+}
+
+/// The types that peers send each other; the numbers are the same on both sides.
+fn type_to_raft(message_type: raftpb::MessageType) -> Option<eraftpb::MessageType> {
+    use eraftpb::MessageType as Inside;
+    use raftpb::MessageType as Type;
+    Some(match message_type {
+        Type::MsgProp => Inside::MsgPropose,
+        Type::MsgApp => Inside::MsgAppend,
+        Type::MsgAppResp => Inside::MsgAppendResponse,
+        Type::MsgVote => Inside::MsgRequestVote,
+        Type::MsgVoteResp => Inside::MsgRequestVoteResponse,
+        Type::MsgSnap => Inside::MsgSnapshot,
+        Type::MsgHeartbeat => Inside::MsgHeartbeat,
+        Type::MsgHeartbeatResp => Inside::MsgHeartbeatResponse,
+        Type::MsgTransferLeader => Inside::MsgTransferLeader,
+        Type::MsgTimeoutNow => Inside::MsgTimeoutNow,
+        Type::MsgReadIndex => Inside::MsgReadIndex,
+        Type::MsgReadIndexResp => Inside::MsgReadIndexResp,
+        Type::MsgPreVote => Inside::MsgRequestPreVote,
+        Type::MsgPreVoteResp => Inside::MsgRequestPreVoteResponse,
+        _ => return None,
+    })
+}
+
+/// Where a snapshot stands, as raft-rs holds it.
+pub fn snapshot_to_raft(metadata: &raftpb::SnapshotMetadata) -> eraftpb::Snapshot {
+    let mut out = eraftpb::Snapshot::default();
+    let inside = out.mut_metadata();
+    inside.set_index(metadata.index.unwrap_or(0));
+    inside.set_term(metadata.term.unwrap_or(0));
+    inside.set_conf_state(conf_state_to_raft(&metadata.conf_state.clone().unwrap_or_default()));
+    out
+}
+
+/// Where a snapshot stands, as etcd writes it.
+pub fn snapshot_from_raft(metadata: &eraftpb::SnapshotMetadata) -> raftpb::SnapshotMetadata {
+    raftpb::SnapshotMetadata {
+        conf_state: Some(conf_state_from_raft(metadata.get_conf_state())),
+        index: Some(metadata.index),
+        term: Some(metadata.term),
     }
 }
 
@@ -195,5 +329,73 @@ mod tests {
         entry.r#type = Some(raftpb::EntryType::EntryConfChange as i32);
         entry.data = Some(Bytes::from_static(b"\xff\xff"));
         assert!(matches!(entry_to_raft(entry, |_| false), Err(WireError::BadConfChange { index: 5, .. })));
+    }
+
+    fn append() -> raftpb::Message {
+        raftpb::Message {
+            r#type: Some(raftpb::MessageType::MsgApp as i32),
+            to: Some(1),
+            from: Some(2),
+            term: Some(3),
+            log_term: Some(2),
+            index: Some(4),
+            entries: vec![conf_change_entry(raftpb::ConfChangeType::ConfChangeAddLearnerNode, 9)],
+            commit: Some(4),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_message_goes_in_and_comes_out_the_same() {
+        let snapshot = raftpb::Message {
+            r#type: Some(raftpb::MessageType::MsgSnap as i32),
+            entries: Vec::new(),
+            log_term: None,
+            index: None,
+            commit: None,
+            snapshot: Some(raftpb::Snapshot {
+                data: None,
+                metadata: Some(raftpb::SnapshotMetadata {
+                    conf_state: Some(raftpb::ConfState {
+                        voters: vec![1, 2],
+                        auto_leave: Some(false),
+                        ..Default::default()
+                    }),
+                    index: Some(7),
+                    term: Some(3),
+                }),
+            }),
+            ..append()
+        };
+        for message in [append(), snapshot] {
+            assert_eq!(message_from_raft(message_to_raft(message.clone(), |_| false).unwrap()), message);
+        }
+    }
+
+    #[test]
+    fn what_no_peer_may_send_is_refused() {
+        let refused = |message| message_to_raft(message, |_| false).unwrap_err().to_string();
+        for message_type in [0, 1, 10, 12, 19, 99] {
+            let message = raftpb::Message { r#type: Some(message_type), ..append() };
+            assert_eq!(refused(message), format!("message type {message_type} is not one that peers send"));
+        }
+        let cases = [
+            (raftpb::Message { term: None, ..append() }, "term"),
+            (raftpb::Message { from: Some(0), ..append() }, "sender"),
+            (raftpb::Message { r#type: Some(2), entries: vec![], ..append() }, "entry"),
+            (raftpb::Message { r#type: Some(7), entries: vec![], ..append() }, "snapshot metadata"),
+        ];
+        for (message, missing) in cases {
+            assert!(refused(message).ends_with(&format!("has no {missing}")));
+        }
+    }
+
+    #[test]
+    fn votes_and_answers_carry_no_commit_index() {
+        let mut vote = eraftpb::Message::default();
+        vote.set_msg_type(eraftpb::MessageType::MsgRequestVote);
+        vote.set_term(5);
+        vote.set_commit(9);
+        assert_eq!(message_from_raft(vote).commit, None);
     }
 }

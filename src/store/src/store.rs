@@ -154,6 +154,16 @@ impl Store {
         })
     }
 
+    /// Makes `successor`, just opened, the state from now on, and returns the store as it was. All readers of this store see
+    /// the successor's views from here.
+    pub fn succeed_with(&mut self, successor: Store) -> Store {
+        let published = Arc::clone(&self.published);
+        let old = std::mem::replace(self, successor);
+        self.published = published;
+        self.publish();
+        old
+    }
+
     /// A handle for readers.
     pub fn reader(&self) -> Reader {
         Reader { published: self.published.clone() }

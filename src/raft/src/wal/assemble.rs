@@ -184,6 +184,8 @@ impl Assembler {
         };
         let mark = SnapshotMark::of(&snapshot);
         self.snapshots.push(snapshot);
+        // With a snapshot from a leader the log can go on far beyond its end.
+        self.next_index_max = self.next_index_max.map(|next| next.max(mark.index.next()));
         match self.from {
             Some(from) if mark.index == from.index && mark.term != from.term => {
                 return Err(WalError::MarkMismatch { file: at.file.to_path_buf(), mark: from, found: mark });
@@ -204,8 +206,6 @@ impl Assembler {
             }
             None => {}
         }
-        // With a snapshot from a leader the log can go on far beyond its end.
-        self.next_index_max = self.next_index_max.map(|next| next.max(mark.index.next()));
         Ok(())
     }
 

@@ -387,8 +387,13 @@ fn a_snapshot_from_a_leader_replaces_the_log() {
     wal.mark_snapshot(mark(100, 3)).unwrap();
     append(&mut wal, 3, 101..=102);
     drop(wal);
-    let (wal, recovered) = Wal::open(disk.rt(), dir(), from(100, 3), LogIndex(100), small()).unwrap();
+    let (mut wal, recovered) = Wal::open(disk.rt(), dir(), from(100, 3), LogIndex(100), small()).unwrap();
     assert_eq!((indices(&recovered), wal.last_index()), (vec![101, 102], LogIndex(102)));
+    wal.mark_snapshot(mark(102, 3)).unwrap();
+    append(&mut wal, 3, 103..=103);
+    drop(wal);
+    let (_, recovered) = Wal::open(disk.rt(), dir(), from(102, 3), LogIndex(102), small()).unwrap();
+    assert_eq!(indices(&recovered), [103], "an older jump of the log is no gap for a reader beyond it");
 }
 
 #[test]

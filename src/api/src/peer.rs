@@ -1,16 +1,23 @@
-//! What the peer port answers while members have no peers: `/version`, `/health` and `/members`, as etcd's peer port does.
+//! The peer port: everything under `/raft` goes to the member's transport; `/version`, `/health` and `/members` are answered as
+//! etcd's peer port does.
 //!
 //! Clients' calls are not served here, as in etcd since 3.6.
 
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use quorate_api::{ApiBody, ApiService};
+use http_body::{Body, Frame, SizeHint};
 use quorate_member::Member;
+use quorate_raft::transport::ResponseBody;
 use serde::Serialize;
 use tower_service::Service;
+
+use crate::{ApiBody, ApiService};
 
 const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
 
@@ -26,6 +33,40 @@ struct Shown<'a> {
     name: &'a str,
     #[serde(rename = "clientURLs", skip_serializing_if = "<[String]>::is_empty")]
     client_urls: &'a [String],
+}
+
+/// The body of an answer to a peer.
+pub enum PeerBody {
+    /// Of the transport: perhaps a stream of messages without end.
+    Raft(ResponseBody),
+    /// Of everything else.
+    Api(ApiBody),
+}
+
+impl Body for PeerBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            PeerBody::Raft(body) => Pin::new(body).poll_frame(context),
+            PeerBody::Api(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            PeerBody::Raft(body) => body.is_end_stream(),
+            PeerBody::Api(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            PeerBody::Raft(body) => body.size_hint(),
+            PeerBody::Api(body) => body.size_hint(),
+        }
+    }
 }
 
 /// The service of the peer port.
@@ -77,21 +118,26 @@ fn text(status: StatusCode, text: &str) -> Response<ApiBody> {
 
 impl<B> Service<Request<B>> for PeerPort
 where
-    ApiService: Service<Request<B>, Response = Response<ApiBody>>,
-    <ApiService as Service<Request<B>>>::Future: Send + 'static,
-    <ApiService as Service<Request<B>>>::Error: Send + 'static,
+    B: Body<Data = Bytes, Error: Display> + Send + Unpin + 'static,
 {
-    type Response = Response<ApiBody>;
-    type Error = <ApiService as Service<Request<B>>>::Error;
+    type Response = Response<PeerBody>;
+    type Error = Infallible;
     type Future = quorate_runtime::BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.api.poll_ready(context)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let response = match (request.uri().path(), request.method()) {
-            ("/version" | "/health", &Method::GET) => return Box::pin(self.api.call(request)),
+            (path, _) if path == "/raft" || path.starts_with("/raft/") => {
+                let transport = self.member.transport().clone();
+                return Box::pin(async move { Ok(transport.handle(request).await.map(PeerBody::Raft)) });
+            }
+            ("/version" | "/health", &Method::GET) => {
+                let answer = self.api.call(request);
+                return Box::pin(async move { answer.await.map(|response| response.map(PeerBody::Api)) });
+            }
             ("/members", &Method::GET) => self.members(),
             ("/version" | "/health" | "/members", _) => {
                 let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
@@ -100,6 +146,6 @@ where
             }
             _ => text(StatusCode::NOT_FOUND, "404 page not found"),
         };
-        Box::pin(std::future::ready(Ok(response)))
+        Box::pin(std::future::ready(Ok(response.map(PeerBody::Api))))
     }
 }
