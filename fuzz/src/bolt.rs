@@ -4,11 +4,10 @@
 //! file: bits, zeroed ranges, truncation, pages copied over others, elements pointed elsewhere. Reading must end, in pairs
 //! whose keys rise or in an error, and allocate no more than the file justifies.
 
-use std::io;
 use std::path::Path;
 
+use quorate_bolt::testing::Image;
 use quorate_bolt::{Planner, Reader, Writer};
-use quorate_runtime::disk::File;
 
 use crate::allocation::largest_during;
 use crate::source::Source;
@@ -125,36 +124,5 @@ fn replace(file: &mut [u8], source: &mut Source<'_>) {
             }
             element[1] &= 1;
         }
-    }
-}
-
-struct Image(Vec<u8>);
-
-impl File for Image {
-    fn len_bytes(&self) -> io::Result<u64> {
-        Ok(self.0.len() as u64)
-    }
-
-    fn set_len(&self, _len_bytes: u64) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let from = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
-        let found = from.checked_add(buffer.len()).and_then(|to| self.0.get(from..to));
-        buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-
-    fn write_all_at(&self, _data: &[u8], _offset: u64) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn sync_all(&self) -> io::Result<()> {
-        Ok(())
     }
 }

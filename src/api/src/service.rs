@@ -25,7 +25,7 @@ use tonic::{Code, Status};
 
 use crate::body::{ApiBody, Messages};
 use crate::method::{Method, knows_service};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Running};
 use crate::{errors, grpc, plain};
 
 /// Clients that want an error instead of waiting for a leader send this with the value `true`.
@@ -73,6 +73,7 @@ impl Api {
     pub(crate) fn read_failed(&self, failure: ReadError) -> Status {
         match failure {
             ReadError::Refused(error) => errors::status(error),
+            ReadError::Closed(_) => errors::status(Error::Stopped),
             ReadError::Damaged(damage) => {
                 self.member.fail(format!("a read found damage: {damage}"));
                 Status::data_loss(damage.to_string())
@@ -192,23 +193,11 @@ where
     F: Future<Output = Result<A, Status>> + Send + 'static,
 {
     Box::pin(async move {
-        let (headers, message) = match receive(&api, request).await {
-            Ok(received) => received,
+        let (request, mut running) = match accept(&api, method, request, learner_may).await {
+            Ok(accepted) => accepted,
             Err(status) => return Ok(grpc::refuse(status)),
         };
-        let received_bytes = message.len();
-        let request: Q = match grpc::decode(message) {
-            Ok(request) => request,
-            Err(status) => return Ok(grpc::refuse(status)),
-        };
-        let mut running = api.metrics.begin(method, received_bytes);
-        let admitted = api.admit(&headers, learner_may(&request));
-        drop(headers);
-        let result = match admitted {
-            Ok(()) => handler(api, request).await,
-            Err(error) => Err(errors::status(error)),
-        };
-        Ok(match result.and_then(|answer| grpc::encode(&answer)) {
+        Ok(match handler(api, request).await.and_then(|answer| grpc::encode(&answer)) {
             Ok(message) => {
                 running.sent(message.len() - grpc::PREFIX_BYTES);
                 running.finish(Code::Ok);
@@ -234,18 +223,11 @@ where
     Q: Message + Default + 'static,
 {
     Box::pin(async move {
-        let (headers, message) = match receive(&api, request).await {
-            Ok(received) => received,
+        let (request, mut running) = match accept(&api, method, request, never).await {
+            Ok(accepted) => accepted,
             Err(status) => return Ok(grpc::refuse(status)),
         };
-        let received_bytes = message.len();
-        let request: Q = match grpc::decode(message) {
-            Ok(request) => request,
-            Err(status) => return Ok(grpc::refuse(status)),
-        };
-        let mut running = api.metrics.begin(method, received_bytes);
-        let admitted = api.admit(&headers, false).map_err(errors::status);
-        Ok(match admitted.and_then(|()| handler(api, request)) {
+        Ok(match handler(api, request) {
             Ok(messages) => grpc::answer(ApiBody::stream(messages, running)),
             Err(status) => {
                 running.finish(status.code());
@@ -255,12 +237,27 @@ where
     })
 }
 
-async fn receive<B>(api: &Api, request: Request<B>) -> Result<(HeaderMap, Bytes), Status>
+/// How every call begins: its message is received and decoded, the call is counted, and this member may answer it now.
+async fn accept<B, Q>(
+    api: &Api,
+    method: Method,
+    request: Request<B>,
+    learner_may: fn(&Q) -> bool,
+) -> Result<(Q, Running), Status>
 where
     B: Body<Data = Bytes, Error: Display>,
+    Q: Message + Default,
 {
     let (parts, body) = request.into_parts();
     grpc::check_encoding(&parts.headers)?;
     let message = grpc::receive(body, api.message_bytes_max).await?;
-    Ok((parts.headers, message))
+    let received_bytes = message.len();
+    let request: Q = grpc::decode(message)?;
+    let mut running = api.metrics.begin(method, received_bytes);
+    if let Err(error) = api.admit(&parts.headers, learner_may(&request)) {
+        let status = errors::status(error);
+        running.finish(status.code());
+        return Err(status);
+    }
+    Ok((request, running))
 }

@@ -28,6 +28,8 @@ mod error;
 mod format;
 mod layout;
 mod reader;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod writer;

@@ -23,7 +23,9 @@ use quorate_runtime::clock::MonoTime;
 use quorate_runtime::spawn::{self, Worker};
 use quorate_runtime::sync::{mpsc, watch};
 use quorate_runtime::{BoxFuture, Rt, select};
-use quorate_store::{Command, Finished, JobOutcome, Outcome, Progress, Response, Store, StoreError, StoreOptions};
+use quorate_store::{
+    Command, Finished, JobOutcome, Outcome, Progress, Response, Retired, Store, StoreError, StoreOptions,
+};
 use quorate_types::{Error, LogIndex, Revision};
 
 use crate::Member;
@@ -61,6 +63,8 @@ pub struct ApplyLoop {
     /// Followed whenever the membership changes.
     pub peers: Peers,
     pub store_options: StoreOptions,
+    /// Databases that snapshots have replaced, while views of them are still read.
+    pub retired: Vec<Retired>,
     /// Some entry since the last view was about members.
     pub membership_changed: bool,
 }
@@ -204,9 +208,7 @@ impl ApplyLoop {
         });
         // The worker goes only when the process does.
         let Ok(opened) = opened.await else { return std::future::pending().await };
-        let old = self.store.succeed_with(opened?);
-        // Closing a database writes and syncs.
-        let _ = spawn::run_on(&*self.worker, move || drop(old)).await;
+        self.retired.push(self.store.succeed_with(opened?));
         let view = self.store.reader().view();
         self.peers.follow(view.members());
         self.published.applied.store(index.0, Ordering::Release);
@@ -410,7 +412,14 @@ impl ApplyLoop {
         }));
     }
 
-    fn tick(&self, waiters: &mut Waiters) {
+    fn tick(&mut self, waiters: &mut Waiters) {
+        for unread in self.retired.extract_if(.., |retired| !retired.is_read()) {
+            // Closing a database writes and syncs.
+            self.worker.submit(Box::new(move || {
+                drop(unread);
+                Box::new(|| {})
+            }));
+        }
         let failed = waiters.expire(self.rt.mono_now());
         self.metrics.proposals_failed.inc_by(failed as u64);
         self.metrics.proposals_pending.set(waiters.by_request.len() as i64);

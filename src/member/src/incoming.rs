@@ -2,7 +2,8 @@
 //!
 //! 1. The transport hands over a bbolt file, complete and synced. It is checked and built into a database of our own beside
 //!    the present one: `incoming-<index>.redb`. What is wrong with it shows here, and nothing was changed.
-//! 2. Raft gets the message. It may ignore it (the log has meanwhile gone beyond); then the new database is removed.
+//! 2. Raft gets the message. It may ignore it (the log has meanwhile gone beyond); then the new database is removed when the next
+//!    snapshot comes, or at the next start.
 //! 3. If Raft takes it, the log gets a mark with the snapshot's position, synced: from now on the new database *is* the state.
 //! 4. It is renamed over the old one, and opened.
 //!
@@ -58,6 +59,8 @@ impl Incoming {
 pub fn build(rt: &Rt, snap_dir: &Path, received: &ReceivedSnapshot, options: &StoreOptions) -> Result<(), String> {
     let position = position(&received.message);
     let path = database_path(snap_dir, position.0);
+    // One at a time is taken in, so what lies there was never wanted.
+    remove_left_over(rt, snap_dir)?;
     let built = import_snapshot(rt, &received.file, &path, options);
     // It is of no more use, whatever came of it.
     let removed = rt.remove_file(&received.file);
@@ -69,6 +72,14 @@ pub fn build(rt: &Rt, snap_dir: &Path, received: &ReceivedSnapshot, options: &St
             "the database stands at entry {} of term {}, the message at entry {} of term {}",
             imported.index, imported.term.0, position.0, position.1
         ));
+    }
+    Ok(())
+}
+
+fn remove_left_over(rt: &Rt, snap_dir: &Path) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", snap_dir.display());
+    for name in rt.list_dir(snap_dir).map_err(failed)?.iter().filter(|name| name.starts_with(PREFIX)) {
+        rt.remove_file(&snap_dir.join(name)).map_err(failed)?;
     }
     Ok(())
 }
@@ -97,20 +108,23 @@ pub fn settle(rt: &Rt, config: &MemberConfig) -> Result<(), StartError> {
         move |source| StartError::DataDir(DataDirError::Io { path, source })
     };
     transport::remove_unfinished(&**rt, &dir).map_err(io(&dir))?;
+    let mut names = rt.list_dir(&dir).map_err(io(&dir))?;
+    names.retain(|name| name.starts_with(PREFIX) || name.ends_with(".snap.db"));
+    if names.is_empty() {
+        // The usual start does not read its log once more for this.
+        return Ok(());
+    }
     let newest_mark = wal::newest_mark(rt, &config.wal_path(), LogIndex(u64::MAX))?;
-    for name in rt.list_dir(&dir).map_err(io(&dir))? {
-        let path = dir.join(&name);
-        let is_received = name.ends_with(".snap.db");
-        match name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX)) {
-            Some(index) if newest_mark.is_some_and(|mark| u64::from_str_radix(index, 16) == Ok(mark.index.0)) => {
-                let index = newest_mark.expect("just seen").index;
+    let accepted = newest_mark.map(|mark| (mark.index, database_path(&dir, mark.index)));
+    for path in names.iter().map(|name| dir.join(name)) {
+        match &accepted {
+            Some((index, accepted)) if *accepted == path => {
                 tracing::info!(
                     index = index.0,
                     "a crash interrupted a snapshot after it was accepted; it is installed now"
                 );
-                switch(rt, config, index).map_err(io(&path))?;
+                switch(rt, config, *index).map_err(io(&path))?;
             }
-            None if !is_received && !name.starts_with(PREFIX) => {}
             _ => rt.remove_file(&path).map_err(io(&path))?,
         }
     }

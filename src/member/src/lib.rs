@@ -206,6 +206,7 @@ impl Member {
             member: member.clone(),
             peers: Peers::new(Arc::clone(&transport), booted.id),
             store_options,
+            retired: Vec::new(),
             membership_changed: false,
         };
         let lock = booted.lock;

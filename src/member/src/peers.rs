@@ -58,13 +58,16 @@ impl Inbox for PeerInbox {
         let (rt, snap_dir, options) = (self.rt.clone(), self.config.snap_dir(), self.store_options.clone());
         let (messages, incoming, worker) =
             (self.messages.clone(), Arc::clone(&self.incoming), Arc::clone(&self.worker));
-        Box::pin(async move {
+        let taking = async move {
             let index = incoming::index_of(&received.message);
-            if index.0 == 0 {
-                return Err("it stands at no entry".to_owned());
-            }
-            if !incoming.begin(index) {
-                return Err("another snapshot is being taken in".to_owned());
+            if index.0 == 0 || !incoming.begin(index) {
+                // Behind a snapshot of the same name that is being built from just now.
+                worker.submit(Box::new(move || {
+                    // It is gone already if that was the same file.
+                    let _ = rt.remove_file(&received.file);
+                    Box::new(|| {})
+                }));
+                return Err("another snapshot is being taken in, or it stands at no entry".to_owned());
             }
             tracing::info!(
                 index = index.0,
@@ -82,7 +85,10 @@ impl Inbox for PeerInbox {
                 incoming.end();
             }
             sent
-        })
+        };
+        // In a task of its own: a sender that hangs up must not leave it half done, or no other would ever be taken in.
+        let taken = spawn::spawn_with_result(&*self.rt, taking);
+        Box::pin(async move { taken.await.unwrap_or_else(|_dropped| Err("the member stops".to_owned())) })
     }
 
     fn unreachable(&self, peer: MemberId) {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
 
 use quorate_runtime::disk::{Disk, FAILED_SYNC_ADVICE, File, OpenMode};
 use redb::{Builder, Database, StorageBackend};
@@ -37,7 +38,7 @@ pub(crate) fn open_database(
         .set_cache_size(options.cache_bytes)
         .create_with_backend(Backend { file, unsafe_no_fsync: options.unsafe_no_fsync })
         .map_err(|error| StoreError::database(path, "opening the database", error))?;
-    Ok(OpenDatabase { database: Some(database), file: path.into() })
+    Ok(OpenDatabase { database: Some(database), file: path.into(), readers: Arc::default() })
 }
 
 /// An open database. redb commits once more when it is closed, which may stumble over damage as any commit may: then what
@@ -46,6 +47,20 @@ pub(crate) struct OpenDatabase {
     /// Empty only while it is being closed.
     database: Option<Database>,
     file: FileName,
+    /// Held by everyone who reads it: closing it ends their transactions.
+    readers: Arc<()>,
+}
+
+impl OpenDatabase {
+    /// What a reader holds for as long as it reads.
+    pub(crate) fn reader_token(&self) -> Arc<()> {
+        Arc::clone(&self.readers)
+    }
+
+    /// Somebody holds a token.
+    pub(crate) fn is_read(&self) -> bool {
+        Arc::strong_count(&self.readers) > 1
+    }
 }
 
 impl Deref for OpenDatabase {

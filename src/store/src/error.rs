@@ -65,6 +65,12 @@ pub enum StoreError {
         /// Why it failed.
         source: Box<redb::Error>,
     },
+    /// The store was dropped while somebody still read one of its views. Nothing is wrong with the data.
+    #[error("{file}: closed: the store is gone", file = file.display())]
+    Closed {
+        /// The database file.
+        file: PathBuf,
+    },
     /// An earlier call failed; the state in memory is not to be trusted any more.
     #[error("the store failed before and refuses to go on: restart the member")]
     Poisoned,
@@ -83,6 +89,7 @@ impl StoreError {
                 Self::Damaged { file, what: format!("{action}: the file is cut short ({source})") }
             }
             redb::Error::Io(source) => Self::Io { file, action, source },
+            redb::Error::DatabaseClosed => Self::Closed { file },
             source => Self::Database { file, action, source: Box::new(source) },
         }
     }
@@ -104,7 +111,19 @@ pub enum ReadError {
     Refused(#[from] Error),
     /// What is stored cannot be trusted; the member must stop.
     #[error(transparent)]
-    Damaged(#[from] StoreError),
+    Damaged(StoreError),
+    /// The store has ended since the view was taken: the member has stopped.
+    #[error(transparent)]
+    Closed(StoreError),
+}
+
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Closed { .. } => Self::Closed(error),
+            error => Self::Damaged(error),
+        }
+    }
 }
 
 /// The name of a store's file, shared by all who may have to name it in an error.

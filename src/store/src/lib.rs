@@ -58,5 +58,5 @@ pub use lease::Grant;
 pub use membership::Member;
 pub use mvcc::txn::is_read_only;
 pub use snapshot::{Imported, SnapshotExport, import_snapshot};
-pub use store::{Finished, Store, StoreOptions};
+pub use store::{Finished, Retired, Store, StoreOptions};
 pub use view::{Reader, View};

@@ -4,8 +4,9 @@
 //! revision of a generation tells where to look.
 
 use bytes::Bytes;
-use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
+use redb::{ReadOnlyTable, ReadableDatabase, TableDefinition};
 
+use crate::backend::OpenDatabase;
 use crate::error::{FileName, StoreError, guarded};
 use crate::format::{self, KEY_TABLE, LEASE_TABLE, META_TABLE, NARROW_TABLE, RowKey, StateRecord};
 use crate::mvcc::revision::RowRevision;
@@ -24,6 +25,8 @@ pub(crate) struct Durable {
     table: ReadOnlyTable<&'static RowKey, &'static [u8]>,
     cache: Arc<RowCache>,
     file: FileName,
+    /// Keeps a database that was replaced from being closed.
+    _reads: std::sync::Arc<()>,
     /// Rows that nobody can see at this revision are not there any more; -1 is none.
     compact_finished: i64,
 }
@@ -31,7 +34,7 @@ pub(crate) struct Durable {
 impl Durable {
     /// What the last commit made, which is the one that wrote `record`.
     pub(crate) fn begin(
-        database: &Database,
+        database: &OpenDatabase,
         cache: &Arc<RowCache>,
         file: &FileName,
         record: &StateRecord,
@@ -41,7 +44,13 @@ impl Durable {
             .map_err(|error| StoreError::database(file, "beginning to read", error))?
             .open_table(KEY)
             .map_err(|error| StoreError::database(file, "opening table key", error))?;
-        Ok(Self { table, cache: cache.clone(), file: file.clone(), compact_finished: record.compact_finished })
+        Ok(Self {
+            table,
+            cache: cache.clone(),
+            file: file.clone(),
+            _reads: database.reader_token(),
+            compact_finished: record.compact_finished,
+        })
     }
 
     /// The encoded value of a row that the index promises.

@@ -79,6 +79,18 @@ pub struct Store {
     poisoned: bool,
 }
 
+/// A database that another has replaced. Dropping it closes it, which writes, and ends the reads that still go on.
+pub struct Retired {
+    database: Arc<OpenDatabase>,
+}
+
+impl Retired {
+    /// A view of it is still held. Once this is false it stays so: views are only copied from views.
+    pub fn is_read(&self) -> bool {
+        self.database.is_read()
+    }
+}
+
 /// Which jobs there are to do, and when.
 struct Jobs {
     out: Option<JobKind>,
@@ -154,14 +166,18 @@ impl Store {
         })
     }
 
-    /// Makes `successor`, just opened, the state from now on, and returns the store as it was. All readers of this store see
-    /// the successor's views from here.
-    pub fn succeed_with(&mut self, successor: Store) -> Store {
+    /// Makes `successor`, just opened, the state from now on: all readers of this store see its views from here. What is
+    /// returned is the old database, which older views still read.
+    ///
+    /// # Panics
+    /// If a job is out: its result belongs to the old state.
+    pub fn succeed_with(&mut self, successor: Store) -> Retired {
+        assert!(self.jobs.out.is_none(), "a job is out");
         let published = Arc::clone(&self.published);
         let old = std::mem::replace(self, successor);
         self.published = published;
         self.publish();
-        old
+        Retired { database: old.database }
     }
 
     /// A handle for readers.

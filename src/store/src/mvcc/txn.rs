@@ -272,7 +272,7 @@ impl Execution {
 fn execute_range(state: &State, writes: &Writes, request: &RangeRequest) -> Result<RangeResponse, StoreError> {
     match range(&writes.snapshot(state), request) {
         Ok(response) => Ok(response),
-        Err(ReadError::Damaged(error)) => Err(error),
+        Err(ReadError::Damaged(error) | ReadError::Closed(error)) => Err(error),
         Err(ReadError::Refused(error)) => unreachable!("the range was checked before: {error}"),
     }
 }

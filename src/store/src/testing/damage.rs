@@ -45,7 +45,7 @@ fn read_all(store: &Store) -> Result<Vec<RangeResponse>, StoreError> {
     let mut answers = Vec::new();
     for revision in view.compact_revision().0..=view.revision().0 {
         answers.push(view.range(&everything(revision)).map_err(|error| match error {
-            ReadError::Damaged(error) => error,
+            ReadError::Damaged(error) | ReadError::Closed(error) => error,
             ReadError::Refused(error) => panic!("{error}"),
         })?);
     }

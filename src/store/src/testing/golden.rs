@@ -274,7 +274,7 @@ fn answered<T>(answer: Result<T, ReadError>, show: impl FnOnce(T) -> String) -> 
     match answer {
         Ok(answer) => Ok(show(answer)),
         Err(ReadError::Refused(error)) => Ok(format!("{error}\n")),
-        Err(ReadError::Damaged(error)) => Err(error.into()),
+        Err(ReadError::Damaged(error) | ReadError::Closed(error)) => Err(error.into()),
     }
 }
 

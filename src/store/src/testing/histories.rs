@@ -194,7 +194,7 @@ struct History {
 fn refused<T>(answer: Result<T, ReadError>) -> Result<T, Error> {
     answer.map_err(|error| match error {
         ReadError::Refused(error) => error,
-        ReadError::Damaged(error) => panic!("{error}"),
+        ReadError::Damaged(error) | ReadError::Closed(error) => panic!("{error}"),
     })
 }
 

@@ -6,6 +6,7 @@ mod golden;
 mod hashes;
 mod histories;
 mod model;
+mod retired;
 mod snapshots;
 
 use std::path::Path;

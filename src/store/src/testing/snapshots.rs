@@ -60,7 +60,7 @@ fn everything(revision: i64) -> RangeRequest {
 fn hash(view: &View, revision: i64) -> Result<HashKv, quorate_types::Error> {
     view.hash_kv(Revision(revision)).map_err(|error| match error {
         ReadError::Refused(error) => error,
-        ReadError::Damaged(error) => panic!("{error}"),
+        ReadError::Damaged(error) | ReadError::Closed(error) => panic!("{error}"),
     })
 }
 
