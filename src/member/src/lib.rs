@@ -23,6 +23,7 @@ mod gates;
 pub mod ids;
 mod incoming;
 mod metrics;
+pub mod peer_http;
 mod peers;
 mod publish;
 mod raft_loop;

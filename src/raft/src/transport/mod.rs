@@ -53,10 +53,12 @@ use quorate_runtime::sync::watch;
 use quorate_runtime::{BoxFuture, Rt, select};
 use quorate_types::{ClusterId, MemberId};
 
-pub use body::ResponseBody;
+pub use body::{RequestBody, ResponseBody};
+pub use connection::{CallError, Connection};
 pub use peer::PeerStatus;
 pub use snapshot_receive::{remove_unfinished, snapshot_path};
 pub use snapshot_send::SnapshotBody;
+pub use url::PeerUrl;
 pub use write_limit::WriteLimit;
 
 use codec::StreamKind;
