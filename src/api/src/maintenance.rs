@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use quorate_member::SERVER_VERSION;
 use quorate_proto::etcdserverpb::{
-    AlarmMember, AlarmRequest, AlarmResponse, DowngradeInfo, InternalRaftRequest, ResponseHeader, StatusRequest,
-    StatusResponse,
+    AlarmMember, AlarmRequest, AlarmResponse, DowngradeInfo, HashKvRequest, HashKvResponse, InternalRaftRequest,
+    ResponseHeader, StatusRequest, StatusResponse,
 };
 use quorate_store::Response;
-use quorate_types::Error;
+use quorate_types::{Error, Revision};
 use tonic::Status;
 
 use crate::kv::unexpected;
@@ -51,6 +51,20 @@ impl Api {
             }
             other => Err(unexpected("alarm request", &other)),
         }
+    }
+
+    /// Maintenance.HashKV: by which members, and operators, find out that members differ. This member alone answers.
+    pub async fn hash_kv(self: Arc<Self>, request: HashKvRequest) -> Result<HashKvResponse, Status> {
+        let hashed = self.member.hash_kv(Revision(request.revision)).await;
+        let hashed = hashed.map_err(|failure| self.read_failed(failure))?;
+        let mut header = Some(ResponseHeader { revision: hashed.current_revision.0, ..Default::default() });
+        self.fill(&mut header);
+        Ok(HashKvResponse {
+            header,
+            hash: hashed.hash,
+            compact_revision: hashed.compact_revision.0,
+            hash_revision: hashed.hash_revision.0,
+        })
     }
 }
 

@@ -73,6 +73,7 @@ methods! {
     MemberList "etcdserverpb.Cluster" "MemberList" Unary;
     Alarm "etcdserverpb.Maintenance" "Alarm" Unary;
     Status "etcdserverpb.Maintenance" "Status" Unary;
+    HashKv "etcdserverpb.Maintenance" "HashKV" Unary;
 }
 
 /// True if some method of `service` is answered here.

@@ -1,5 +1,5 @@
-//! The peer port: everything under `/raft` goes to the member's transport; `/version`, `/health` and `/members` are answered as
-//! etcd's peer port does.
+//! The peer port: everything under `/raft` goes to the member's transport; `/version`, `/health`, `/members` and
+//! `/members/hashkv` are answered as etcd's peer port does.
 //!
 //! Clients' calls are not served here, as in etcd since 3.6.
 
@@ -9,15 +9,22 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{ALLOW, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt as _, Limited};
 use quorate_member::Member;
 use quorate_raft::transport::ResponseBody;
-use serde::Serialize;
+use quorate_store::ReadError;
+use quorate_types::Revision;
+use serde::{Deserialize, Serialize};
 use tower_service::Service;
 
-use crate::{ApiBody, ApiService};
+use crate::plain::{self, error};
+use crate::{ApiBody, ApiService, BoxError};
+
+/// Longest question of a peer.
+const QUESTION_BYTES_MAX: usize = 64 << 10;
 
 const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
 
@@ -98,27 +105,87 @@ impl PeerPort {
             .collect();
         let members = serde_json::to_string(&members).expect("plain texts and numbers");
         let body = format!("{members}\n");
-        let mut response = plain(StatusCode::OK, "application/json", body);
-        let cluster_id = HeaderValue::from_str(&self.member.cluster_id().to_string()).expect("hexadecimal digits");
-        response.headers_mut().insert(CLUSTER_ID, cluster_id);
+        let mut response = plain::respond(StatusCode::OK, plain::JSON, Bytes::from(body));
+        response.headers_mut().insert(CLUSTER_ID, cluster_id(&self.member));
         response
     }
 }
 
-fn plain(status: StatusCode, content_type: &'static str, body: String) -> Response<ApiBody> {
-    let mut response = Response::new(ApiBody::Plain(Bytes::from(body)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
+fn cluster_id(member: &Member) -> HeaderValue {
+    HeaderValue::from_str(&member.cluster_id().to_string()).expect("hexadecimal digits")
 }
 
-fn text(status: StatusCode, text: &str) -> Response<ApiBody> {
-    plain(status, "text/plain; charset=utf-8", format!("{text}\n"))
+/// What `/members/hashkv` is asked; Go takes any case of the name.
+#[derive(Deserialize)]
+struct HashAsked {
+    #[serde(default, alias = "Revision")]
+    revision: i64,
+}
+
+/// What it answers. Go leaves out what is zero.
+#[derive(Serialize)]
+struct HashAnswer {
+    header: HashHeader,
+    #[serde(skip_serializing_if = "is_zero")]
+    hash: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    compact_revision: i64,
+    #[serde(skip_serializing_if = "is_zero")]
+    hash_revision: i64,
+}
+
+#[derive(Serialize)]
+struct HashHeader {
+    #[serde(skip_serializing_if = "is_zero")]
+    revision: i64,
+}
+
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
+}
+
+/// The hash over the rows up to a revision (etcd `server/etcdserver/corrupt.go`, `hashKVHandler`).
+async fn hash_kv<B>(member: &Member, request: Request<B>) -> Response<ApiBody>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
+    let own_cluster = cluster_id(member);
+    if request.headers().get(CLUSTER_ID).is_some_and(|asked| !asked.is_empty() && *asked != own_cluster) {
+        return error(StatusCode::PRECONDITION_FAILED, "cluster ID mismatch");
+    }
+    let Ok(body) = Limited::new(request.into_body(), QUESTION_BYTES_MAX).collect().await else {
+        return error(StatusCode::BAD_REQUEST, "error reading body");
+    };
+    let Ok(asked) = serde_json::from_slice::<HashAsked>(&body.to_bytes()) else {
+        return error(StatusCode::BAD_REQUEST, "error unmarshalling request");
+    };
+    let hashed = match member.hash_kv(Revision(asked.revision)).await {
+        Ok(hashed) => hashed,
+        Err(failure) => {
+            tracing::warn!(requested_revision = asked.revision, error = %failure, "failed to get hashKV");
+            let text = failure.to_string();
+            if let ReadError::Damaged(damage) = failure {
+                member.fail(format!("a hash found damage: {damage}"));
+            }
+            // Inside etcd errors have no prefix yet.
+            return error(StatusCode::BAD_REQUEST, text.trim_start_matches("etcdserver: "));
+        }
+    };
+    let answer = HashAnswer {
+        header: HashHeader { revision: hashed.current_revision.0 },
+        hash: hashed.hash,
+        compact_revision: hashed.compact_revision.0,
+        hash_revision: hashed.hash_revision.0,
+    };
+    let body = serde_json::to_string(&answer).expect("plain numbers");
+    let mut response = plain::respond(StatusCode::OK, plain::JSON, Bytes::from(body));
+    response.headers_mut().insert(CLUSTER_ID, own_cluster);
+    response
 }
 
 impl<B> Service<Request<B>> for PeerPort
 where
-    B: Body<Data = Bytes, Error: Display> + Send + Unpin + 'static,
+    B: Body<Data = Bytes, Error: Display + Into<BoxError>> + Send + Unpin + 'static,
 {
     type Response = Response<PeerBody>;
     type Error = Infallible;
@@ -139,12 +206,16 @@ where
                 return Box::pin(async move { answer.await.map(|response| response.map(PeerBody::Api)) });
             }
             ("/members", &Method::GET) => self.members(),
-            ("/version" | "/health" | "/members", _) => {
-                let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+            ("/members/hashkv", &Method::GET) => {
+                let member = self.member.clone();
+                return Box::pin(async move { Ok(hash_kv(&member, request).await.map(PeerBody::Api)) });
+            }
+            ("/version" | "/health" | "/members" | "/members/hashkv", _) => {
+                let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
                 response
             }
-            _ => text(StatusCode::NOT_FOUND, "404 page not found"),
+            _ => error(StatusCode::NOT_FOUND, "404 page not found"),
         };
         Box::pin(std::future::ready(Ok(response.map(PeerBody::Api))))
     }

@@ -14,7 +14,8 @@ use crate::service::Api;
 
 /// Text, as Go's server declares it.
 pub const TEXT: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json";
+/// JSON, as etcd declares it.
+pub const JSON: &str = "application/json";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Answers a request that is not gRPC.

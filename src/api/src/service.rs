@@ -165,6 +165,7 @@ where
             Method::MemberList => unary(api, method, request, never, Api::member_list),
             Method::Alarm => unary(api, method, request, never, Api::alarm),
             Method::Status => unary(api, method, request, |_| true, Api::status),
+            Method::HashKv => unary(api, method, request, never, Api::hash_kv),
         }
     }
 }

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prost::Message as _;
-use quorate_proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, alarm_request::AlarmAction};
+use quorate_proto::etcdserverpb::{AlarmType, InternalRaftRequest};
 use quorate_raft::node::{Committed, Payload};
 use quorate_runtime::clock::MonoTime;
 use quorate_runtime::spawn::{self, Worker};
@@ -338,7 +338,7 @@ impl ApplyLoop {
         };
         self.count(&result);
         if over_quota {
-            self.raise_no_space();
+            self.member.raise_alarm(AlarmType::Nospace, self.member.id());
         }
         waiters.answer_later(request_id, result);
         Ok(())
@@ -395,21 +395,6 @@ impl ApplyLoop {
             Ok(Response::Txn(_)) => self.metrics.txns.inc(),
             _ => {}
         }
-    }
-
-    fn raise_no_space(&self) {
-        let member = self.member.clone();
-        let alarm = AlarmRequest {
-            action: AlarmAction::Activate as i32,
-            member_id: member.id().0,
-            alarm: AlarmType::Nospace as i32,
-        };
-        self.rt.spawn(Box::pin(async move {
-            let request = InternalRaftRequest { alarm: Some(alarm), ..InternalRaftRequest::default() };
-            if let Err(error) = member.propose(request).await {
-                tracing::warn!(error = %error, "could not raise the NOSPACE alarm");
-            }
-        }));
     }
 
     fn tick(&mut self, waiters: &mut Waiters) {

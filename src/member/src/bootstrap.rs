@@ -60,6 +60,12 @@ pub enum StartError {
         /// The URLs given.
         given: String,
     },
+    /// It holds other data than the rest of its cluster.
+    #[error("{0}: replace this member by a new one with an empty directory")]
+    Inconsistent(String),
+    /// Its rows cannot be hashed.
+    #[error(transparent)]
+    Unhashed(#[from] quorate_store::ReadError),
     /// The log and the database do not belong together.
     #[error("{path}: {what}", path = path.display())]
     Mismatch {

@@ -38,6 +38,12 @@ pub struct MemberConfig {
     pub max_txn_ops: usize,
     /// Most learners.
     pub max_learners: usize,
+    /// Compare with all others before taking part again.
+    pub initial_corrupt_check: bool,
+    /// Time between comparisons of all members at the newest revision; `None` for never.
+    pub corrupt_check_time: Option<Duration>,
+    /// Time between comparisons at what compactions have left; `None` for never.
+    pub compact_hash_check_time: Option<Duration>,
     /// Never wait for the disk. A crash of the machine then loses acknowledged writes.
     pub unsafe_no_fsync: bool,
     /// Rows wait this long, at most, to be written to the database in one batch.
@@ -76,6 +82,9 @@ impl MemberConfig {
             max_request_bytes: 1_572_864,
             max_txn_ops: 128,
             max_learners: 1,
+            initial_corrupt_check: false,
+            corrupt_check_time: None,
+            compact_hash_check_time: None,
             unsafe_no_fsync: false,
             flush_interval: Duration::from_millis(100),
             pending_bytes_max: 64 << 20,

@@ -18,6 +18,7 @@
 mod apply_loop;
 mod bootstrap;
 mod config;
+mod corruption;
 mod data_dir;
 mod gates;
 pub mod ids;
@@ -35,11 +36,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
-use quorate_proto::etcdserverpb::{InternalRaftRequest, RequestHeader};
+use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
+use quorate_proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, RequestHeader};
 use quorate_raft::transport::{Transport, TransportConfig, TransportLimits};
+use quorate_runtime::spawn::{self, Worker, WorkerGone};
 use quorate_runtime::sync::{mpsc, oneshot, watch};
 use quorate_runtime::{Rt, clock};
-use quorate_store::{Reader, Response, View};
+use quorate_store::{HashKv, ReadError, Reader, Response, View};
 use quorate_types::{ClusterId, Error, MemberId, Revision};
 
 pub use bootstrap::StartError;
@@ -87,6 +90,8 @@ struct Inner {
     compacted: watch::Receiver<Revision>,
     ready: watch::Receiver<bool>,
     metrics: Metrics,
+    /// Where rows are hashed: that reads all of them.
+    hash_worker: Arc<dyn Worker>,
 }
 
 impl Member {
@@ -101,6 +106,16 @@ impl Member {
             quorate_runtime::spawn::run_on(&*flush_worker, move || bootstrap::boot(&rt, &config)).await
         };
         let booted = booted.unwrap_or_else(|_gone| unreachable!("the worker lives in this function"))?;
+        let hash_worker = rt.worker("hash");
+        let view = booted.store.reader().view();
+        // A new member has nothing to compare.
+        if config.initial_corrupt_check && view.applied().0.0 > 0 {
+            let own_hash = hash_on(&hash_worker, Arc::clone(&view), Revision(0)).await?;
+            let limit = config.request_timeout();
+            corruption::initial_check(&rt, (booted.id, booted.cluster_id), &view, &own_hash, limit)
+                .await
+                .map_err(StartError::Inconsistent)?;
+        }
 
         let (proposals, proposals_in) = mpsc::channel(PROPOSAL_QUEUE);
         let (reads, reads_in) = mpsc::unbounded_channel();
@@ -156,6 +171,7 @@ impl Member {
                 compacted,
                 ready,
                 metrics: metrics.clone(),
+                hash_worker,
                 rt: rt.clone(),
                 config,
             }),
@@ -222,6 +238,7 @@ impl Member {
             stopping.set_ended();
         }));
         rt.spawn(Box::pin(publish::publish(member.clone(), ready_out)));
+        rt.spawn(Box::pin(corruption::watch(member.clone())));
         Ok(member)
     }
 
@@ -286,6 +303,23 @@ impl Member {
             Ok(_) => Ok(()),
             Err(_gone) => Err(Error::Stopped),
         }
+    }
+
+    /// The hash over the rows up to `revision` (0: the newest), as [`View::hash_kv`] has it.
+    pub async fn hash_kv(&self, revision: Revision) -> Result<HashKv, ReadError> {
+        hash_on(&self.inner.hash_worker, self.view(), revision).await
+    }
+
+    /// Puts an alarm into the log, soon, and does not wait for it.
+    fn raise_alarm(&self, kind: AlarmType, accused: MemberId) {
+        let member = self.clone();
+        let alarm = AlarmRequest { action: AlarmAction::Activate as i32, member_id: accused.0, alarm: kind as i32 };
+        self.inner.rt.spawn(Box::pin(async move {
+            let request = InternalRaftRequest { alarm: Some(alarm), ..InternalRaftRequest::default() };
+            if let Err(error) = member.propose(request).await {
+                tracing::warn!(alarm = kind.as_str_name(), error = %error, "could not raise an alarm");
+            }
+        }));
     }
 
     /// The newest consistent view of the store.
@@ -353,4 +387,11 @@ impl Member {
     pub async fn stopped(&self) -> StopReason {
         self.inner.stopping.ended().await
     }
+}
+
+/// Hashing reads rows from the disk: on a worker, like everything else that does.
+async fn hash_on(worker: &Arc<dyn Worker>, view: Arc<View>, revision: Revision) -> Result<HashKv, ReadError> {
+    let hashed = spawn::run_on(&**worker, move || view.hash_kv(revision)).await;
+    // The worker goes only when the process does.
+    hashed.unwrap_or_else(|WorkerGone| Err(Error::Stopped.into()))
 }

@@ -33,6 +33,11 @@ const REQUEST_BYTES_ADVISED: u64 = 10 * 1024 * 1024;
 /// How long requests in flight may go on after a signal. An operator's supervisor waits for the process to go.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
+/// A member that comes back is compared with the others before it takes part.
+const INITIAL_CORRUPT_CHECK: &str = "InitialCorruptCheck";
+/// Members compare what compactions have left.
+const COMPACT_HASH_CHECK: &str = "CompactHashCheck";
+
 /// The sentence of etcd that also gets a line of its own.
 pub const ADVERTISE_REQUIRED: &str = "--advertise-client-urls is required when --listen-client-urls is set explicitly";
 
@@ -95,6 +100,11 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
     member.max_request_bytes = request_bytes(settings.uint("max-request-bytes"));
     member.max_txn_ops = usize::try_from(settings.uint("max-txn-ops")).unwrap_or(usize::MAX);
     member.max_learners = usize::try_from(settings.int("max-learners")).unwrap_or(0);
+    member.initial_corrupt_check = has_gate(settings, INITIAL_CORRUPT_CHECK);
+    member.corrupt_check_time = settings.duration("corrupt-check-time").positive();
+    if has_gate(settings, COMPACT_HASH_CHECK) {
+        member.compact_hash_check_time = settings.duration("compact-hash-check-time").positive();
+    }
     member.unsafe_no_fsync = settings.bool("unsafe-no-fsync");
     if let Some(interval) = settings.duration("backend-batch-interval").positive() {
         member.flush_interval = interval;
@@ -116,6 +126,11 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
         server: server_options(settings),
         initial_cluster_state: settings.text("initial-cluster-state").to_owned(),
     })
+}
+
+/// Whether a gate that is off by default was opened.
+fn has_gate(settings: &Settings, name: &str) -> bool {
+    settings.gates().contains(&(name, true))
 }
 
 fn default_cluster() -> String {
@@ -214,6 +229,11 @@ fn refuse_missing(settings: &Settings) -> Result<(), String> {
         {
             wanted.entry(what).or_default().push(format!("--{}", flag.name));
         }
+    }
+    for (gate, on) in
+        settings.gates().iter().filter(|(gate, _)| ![INITIAL_CORRUPT_CHECK, COMPACT_HASH_CHECK].contains(gate))
+    {
+        wanted.entry("what these gates switch").or_default().push(format!("--feature-gates={gate}={on}"));
     }
     for (flag, urls) in ["listen-peer-urls", "listen-client-urls"].map(|flag| (flag, settings.urls(flag))) {
         if urls.iter().any(|url| url.scheme().is_secure()) {
@@ -514,6 +534,7 @@ mod tests {
             ["--auth-token=simple", "--cert-file=", "--cors=*", "--host-whitelist=*"].as_slice(),
             &["--auto-compaction-retention=0", "--auto-compaction-mode=revision", "--tls-min-version=TLS1.2"],
             &["--initial-cluster-state=new", "--feature-gates=FastLeaseKeepAlive=true", "--corrupt-check-time=0"],
+            &["--feature-gates=InitialCorruptCheck=true,CompactHashCheck=true", "--corrupt-check-time=1m"],
             &["--max-wals=9", "--snapshot", "--v2-deprecation=gone", "--strict-reconfig-check=false"],
         ] {
             assert!(config(line).is_ok(), "{line:?}: {:?}", config(line).err());

@@ -246,6 +246,14 @@ impl Settings {
         }
     }
 
+    /// The feature gates that differ from their defaults.
+    pub fn gates(&self) -> &[(&'static str, bool)] {
+        match &self.get("feature-gates").0 {
+            Value::Gates(gates) => gates,
+            other => wrong_kind("feature-gates", other),
+        }
+    }
+
     fn get(&self, name: &str) -> &(Value, Origin) {
         self.values.get(name).unwrap_or_else(|| panic!("--{name} is not in the table"))
     }

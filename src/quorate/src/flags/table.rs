@@ -94,7 +94,6 @@ const PEERS: &str = "clusters of several members";
 const TLS: &str = "TLS";
 const AUTHENTICATION: &str = "users and roles";
 const DISCOVERY: &str = "discovery";
-const HASHES: &str = "hash checks between members";
 const OPENTELEMETRY: &str = "OpenTelemetry tracing";
 const ONE_MEMBER: &str = "it concerns other members, and this version runs one";
 
@@ -144,8 +143,7 @@ const MEMBER: &[Flag] = &[
     flag("raft-write-timeout", Duration, "5s", "Longest wait to send bytes to a peer.").no_effect(ONE_MEMBER),
     flag("enable-grpc-gateway", Bool, "true", "Serve gRPC's calls as JSON over HTTP, too.")
         .no_effect("this version has no JSON gateway"),
-    flag("feature-gates", FeatureGates, "", "Switches of features that are not final, as Name=true,Other=false.")
-        .missing("what these gates switch"),
+    flag("feature-gates", FeatureGates, "", "Switches of features that are not final, as Name=true,Other=false."),
     flag("config-file", Text, "", "A YAML file with all settings; other flags and variables are then ignored.")
         .missing("configuration files"),
 ];
@@ -263,9 +261,13 @@ const TRACING: &[Flag] = &[
 ];
 
 const FEATURES: &[Flag] = &[
-    flag("corrupt-check-time", Duration, "0s", "Time between comparisons of all members' data (0: never).")
-        .missing(HASHES),
-    flag("compact-hash-check-time", Duration, "1m0s", "Time between comparisons of compaction hashes.").missing(HASHES),
+    flag("corrupt-check-time", Duration, "0s", "Time between comparisons of all members' data (0: never)."),
+    flag(
+        "compact-hash-check-time",
+        Duration,
+        "1m0s",
+        "Time between comparisons of compaction hashes, if the gate CompactHashCheck is on.",
+    ),
     flag("compaction-batch-limit", Int, "0", "Revisions that compaction removes at a time (0: 1000)."),
     flag("compaction-sleep-interval", Duration, "0s", "Pause between two such batches (0: 10ms)."),
     flag("watch-progress-notify-interval", Duration, "0s", "Time between progress notices of a watch (0: 10m).")
