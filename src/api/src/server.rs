@@ -135,10 +135,10 @@ pub async fn serve_with<S, B>(
     }
 }
 
-/// On which reactor the next connections live, in turn. Reactor 0 has the raft and the apply loop to run as well, so it gets
-/// half as many as each other.
+/// On which reactor the next connections live, in turn. Reactor 0 belongs to the raft and the apply loop, where there are
+/// others.
 fn places(reactor_count: usize) -> impl Iterator<Item = usize> + Clone {
-    (1..reactor_count).chain([0]).chain(1..reactor_count)
+    usize::from(reactor_count > 1)..reactor_count
 }
 
 /// How far a shutdown is.

@@ -22,7 +22,7 @@ use quorate_raft::node::{Committed, Payload};
 use quorate_runtime::clock::MonoTime;
 use quorate_runtime::spawn::{self, Worker};
 use quorate_runtime::sync::{mpsc, watch};
-use quorate_runtime::{BoxFuture, Rt, select};
+use quorate_runtime::{BoxFuture, Rt, mark, select};
 use quorate_store::{
     Command, Finished, JobOutcome, Outcome, Progress, Response, Retired, Store, StoreError, StoreOptions,
 };
@@ -212,6 +212,7 @@ impl ApplyLoop {
         let view = self.store.reader().view();
         self.peers.follow(view.members());
         self.published.applied.store(index.0, Ordering::Release);
+        mark!("snapshot_installed");
         tracing::info!(index = index.0, revision = view.revision().0, "installed a snapshot");
         Ok(())
     }
@@ -362,6 +363,7 @@ impl ApplyLoop {
     async fn conf_change(&self, change: quorate_proto::raftpb::ConfChange) -> (u64, Command) {
         let id = change.id.unwrap_or(0);
         if self.store.check_conf_change(&change).is_err() {
+            mark!("membership_change_refused");
             return (id, Command::RefusedConfChange);
         }
         let (reply, answer) = quorate_runtime::sync::oneshot::channel();

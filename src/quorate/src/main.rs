@@ -24,6 +24,7 @@ mod version;
 
 use std::collections::BTreeMap;
 use std::process;
+use std::thread;
 
 use flags::environment::{self, Conflict};
 use flags::{Asked, Refused, Settings};
@@ -151,7 +152,8 @@ fn start(config: config::Config) -> Ending {
         data_dir::Found::Member => "server has already been initialized",
     };
     tracing::info!(data_dir = %config.data_dir().display(), dir_type = found.name(), "{message}");
-    match TokioRuntime::try_run(0, |rt| run::run(rt, config, found)) {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    match TokioRuntime::try_run(cores + 1, |rt| run::run(rt, config, found)) {
         Ok(ending) => ending,
         Err(error) => {
             fatal!(%error, "cannot start the runtime");

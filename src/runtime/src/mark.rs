@@ -57,6 +57,11 @@ mod simulated {
         STATE.with_borrow_mut(|state| *state.fired.entry(name).or_default() += 1);
     }
 
+    /// How often a mark has fired so far.
+    pub fn count(name: &str) -> u64 {
+        STATE.with_borrow(|state| state.fired.get(name).copied().unwrap_or(0))
+    }
+
     /// Asks the simulation's decision function.
     pub fn wanted(name: &'static str) -> bool {
         // The function is taken out while it runs, so that it may itself reach code with marks and hooks.
@@ -80,4 +85,4 @@ mod simulated {
 #[cfg(not(feature = "simulation"))]
 pub use plain::{fired, wanted};
 #[cfg(feature = "simulation")]
-pub use simulated::{Decide, begin, end, fired, wanted};
+pub use simulated::{Decide, begin, count, end, fired, wanted};
