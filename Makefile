@@ -50,9 +50,10 @@ interop: release ## real etcd tools and clients against a real member
 interop-full: release ## the same with 20 kills under load
 	python3 interop/interop.py --full $(INTEROP)
 
-bench: release ## quorate, echo, floor and etcd in alternating rounds; prints ratios
+bench: release ## quorate, echo, floor and etcd in alternating rounds; prints ratios; then three members of each
 	@command -v etcd >/dev/null || { apt-get update && apt-get install -y etcd-server; }
 	$(TARGET)/release/quorate-bench compare --quorate $(TARGET)/release/quorate
+	$(TARGET)/release/quorate-bench compare --quorate $(TARGET)/release/quorate --members 3
 
 soak: ## many seeds, with a progress bar (SEEDS=n)
 	$(CARGO) build --release $(WORKSPACE) --bin quorate-sim

@@ -119,7 +119,13 @@ fn compare_command() -> Command {
                 .help("Which servers take part"),
         )
         .arg(text("dir", "DIR", "target/bench", "Where the servers keep their data, all on one disk; emptied"))
-        .arg(number("base-port", "PORT", "17300", "The servers listen on this port of 127.0.0.1, and on the next"))
+        .arg(number(
+            "base-port",
+            "PORT",
+            "17300",
+            "The servers listen on this port of 127.0.0.1, and on the next (two for each member)",
+        ))
+        .arg(number("members", "N", "1", "Members of quorate and of etcd, all on this machine"))
         .arg(number("rounds", "N", "5", "How often each server is measured"))
         .arg(text("duration", "TIME", "5s", "Length of each measurement"))
         .arg(text("warmup", "TIME", "1s", "Load before each measurement"))
@@ -153,7 +159,8 @@ fn load_args() -> Vec<Arg> {
             .long("server-pid")
             .value_name("PID")
             .value_parser(value_parser!(u32))
-            .help("The server's process, to report its CPU time and memory"),
+            .value_delimiter(',')
+            .help("The servers' processes, to report their CPU time and memory"),
         flag("json", "Print JSON instead of a table"),
     ]
 }
@@ -251,7 +258,7 @@ fn run(matches: &ArgMatches, workload: Workload, extent: Extent, rate_hz: Option
         rate_hz,
         extent,
         seed: *get::<u64>(matches, "seed")?,
-        server_pid: matches.get_one::<u32>("server-pid").copied(),
+        server_pids: matches.get_many::<u32>("server-pid").unwrap_or_default().copied().collect(),
         progress: !json,
     };
     Ok(Task::Run { plan, json })
@@ -266,6 +273,7 @@ fn compare_options(matches: &ArgMatches) -> anyhow::Result<compare::Options> {
         servers: servers.map(|name| compare::ServerKind::named(name)).collect::<anyhow::Result<_>>()?,
         dir: get::<String>(matches, "dir")?.into(),
         base_port: u16::try_from(*get::<u64>(matches, "base-port")?)?,
+        members: size(matches, "members")?,
         rounds: size(matches, "rounds")?,
         measure: duration(matches, "duration")?,
         warm_up: duration(matches, "warmup")?,
@@ -278,9 +286,14 @@ fn compare_options(matches: &ArgMatches) -> anyhow::Result<compare::Options> {
         check: matches.get_flag("check"),
         json: matches.get_flag("json"),
     };
+    if options.members > 1 {
+        // What keeps nothing has no members, and memory and restart are one member's.
+        options.servers.retain(|server| server.stores());
+        options.memory_rounds = 0;
+    }
     if matches.get_flag("quick") {
         options.rounds = 1;
-        options.memory_rounds = 1;
+        options.memory_rounds = options.memory_rounds.min(1);
         options.measure = Duration::from_millis(500);
         options.warm_up = Duration::from_millis(200);
         options.key_count = options.key_count.min(20_000);

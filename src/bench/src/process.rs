@@ -17,6 +17,14 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Both together, each.
+    fn plus(self, other: Memory) -> Memory {
+        Memory {
+            anonymous_peak_bytes: self.anonymous_peak_bytes + other.anonymous_peak_bytes,
+            resident_peak_bytes: self.resident_peak_bytes + other.resident_peak_bytes,
+        }
+    }
+
     /// The higher of both, each.
     pub fn max(self, other: Memory) -> Memory {
         Memory {
@@ -26,32 +34,40 @@ impl Memory {
     }
 }
 
-/// One process under watch.
+/// Processes under watch, taken together.
 pub struct Watch {
-    pid: u32,
+    pids: Vec<u32>,
     cpu_at_start: Duration,
     memory: Memory,
 }
 
 impl Watch {
     /// Starts to count.
-    pub fn start(pid: u32) -> anyhow::Result<Watch> {
-        let mut watch = Watch { pid, cpu_at_start: cpu_time(pid)?, memory: Memory::default() };
+    pub fn start(pids: &[u32]) -> anyhow::Result<Watch> {
+        let mut watch = Watch { pids: pids.to_vec(), cpu_at_start: cpu_times(pids)?, memory: Memory::default() };
         watch.sample()?;
         Ok(watch)
     }
 
     /// Looks at the memory; the kernel keeps no peak of anonymous memory, so look often.
     pub fn sample(&mut self) -> anyhow::Result<()> {
-        self.memory = self.memory.max(memory(self.pid)?);
+        let mut sum = Memory::default();
+        for pid in &self.pids {
+            sum = sum.plus(memory(*pid)?);
+        }
+        self.memory = self.memory.max(sum);
         Ok(())
     }
 
     /// CPU time used since the start, user and system; highest memory seen.
     pub fn finish(mut self) -> anyhow::Result<(Duration, Memory)> {
         self.sample()?;
-        Ok((cpu_time(self.pid)?.saturating_sub(self.cpu_at_start), self.memory))
+        Ok((cpu_times(&self.pids)?.saturating_sub(self.cpu_at_start), self.memory))
     }
+}
+
+fn cpu_times(pids: &[u32]) -> anyhow::Result<Duration> {
+    pids.iter().map(|pid| cpu_time(*pid)).sum()
 }
 
 /// CPU time of all threads so far, user and system, ended threads included.
@@ -89,7 +105,7 @@ mod tests {
 
     #[test]
     fn this_process_uses_cpu_and_memory() {
-        let watch = Watch::start(std::process::id()).unwrap();
+        let watch = Watch::start(&[std::process::id()]).unwrap();
         let mut sum = 0u64;
         let block = vec![1u8; 32 << 20];
         let before = std::time::Instant::now();

@@ -58,6 +58,20 @@ pub fn marks(medians: &Medians) -> Vec<Mark> {
     .collect()
 }
 
+/// Those for clusters.
+pub fn cluster_marks(medians: &Medians) -> Vec<Mark> {
+    let rate = |server, workload| medians.of(server, workload).map(|run| run.per_second);
+    let put_cpu = |server| medians.of(server, "put").and_then(|run| run.server_cpu_us_per_op);
+    [
+        mark("puts/s ≥ 2.2 × etcd", rate(Quorate, "put"), rate(Etcd, "put"), TimesAtLeast(2.2)),
+        mark("CPU of all members per put ≤ 0.45 × etcd", put_cpu(Quorate), put_cpu(Etcd), TimesAtMost(0.45)),
+        mark("linearizable gets/s ≥ 2.5 × etcd", rate(Quorate, "get"), rate(Etcd, "get"), TimesAtLeast(2.5)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
 fn mark(name: &'static str, quorate: Option<f64>, other: Option<f64>, demand: Demand) -> Option<Mark> {
     let (quorate, other) = (quorate?, other?);
     let (measured, limit, passed) = match demand {

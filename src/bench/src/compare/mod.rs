@@ -8,6 +8,9 @@
 //! round*: load many keys, stop, start again; its figures are the highest memory of both processes and how long it took from
 //! the start of the process to the first linearizable get.
 //!
+//! With several members each server that stores is a cluster on this machine. Connections go to its members in turn, and only
+//! puts and gets are measured.
+//!
 //! Keys are loaded with plain puts, because large transactions would be unfair to etcd 3.4: it keeps the last 100,000
 //! entries in memory, however large they are, and each of its reads copies a buffer that has the length of its largest
 //! batch so far (reads after a load in transactions of 100 puts were measured at half the speed).
@@ -50,6 +53,8 @@ pub struct Options {
     /// All data directories and outputs are here.
     pub dir: PathBuf,
     pub base_port: u16,
+    /// Of each server that stores.
+    pub members: usize,
     pub rounds: usize,
     pub measure: Duration,
     pub warm_up: Duration,
@@ -66,8 +71,10 @@ pub struct Options {
 }
 
 impl Options {
-    fn address(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.base_port).into()
+    /// Where the members of a server listen for clients; each has the next port for its peers.
+    fn addresses(&self, server: ServerKind) -> Vec<SocketAddr> {
+        let members = if server.stores() { self.members } else { 1 };
+        (0..members as u16).map(|member| (Ipv4Addr::LOCALHOST, self.base_port + 2 * member).into()).collect()
     }
 
     fn data_dir(&self, server: ServerKind) -> PathBuf {
@@ -130,7 +137,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     let medians = Medians::of_samples(&samples, &memory_samples);
-    let marks = marks::marks(&medians);
+    let marks = if options.members > 1 { marks::cluster_marks(&medians) } else { marks::marks(&medians) };
     let missed = marks.iter().filter(|mark| !mark.passed).count();
     if options.json {
         let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -165,6 +172,9 @@ fn measure(kind: ServerKind, options: &Options) -> anyhow::Result<Vec<Measured>>
     };
     one("put", Workload::Put, options.clients)?;
     one("get", Workload::Get, options.clients)?;
+    if options.members > 1 {
+        return server.stop().map(|()| runs);
+    }
     one("serializable-get", Workload::SerializableGet, options.clients)?;
     if kind.stores() {
         one("scan", Workload::Scan { limit: SCAN_LIMIT }, options.clients)?;
@@ -187,7 +197,7 @@ fn measure_memory(kind: ServerKind, round: usize, options: &Options) -> anyhow::
 
     let last = plan.keys.name(key_count - 1);
     let server = Server::start(kind, options, Some(&last))?;
-    let mut watch = Watch::start(server.pid())?;
+    let mut watch = Watch::start(&server.pids())?;
     let ready = Instant::now();
     while ready.elapsed() < AFTER_RESTART {
         interrupt::check()?;
@@ -210,7 +220,7 @@ fn measure_memory(kind: ServerKind, round: usize, options: &Options) -> anyhow::
 
 fn load_plan(server: &Server, options: &Options, count: u64) -> Plan {
     Plan {
-        endpoints: vec![options.address()],
+        endpoints: server.addresses.clone(),
         workload: Workload::Load { batch: 1, order: KeyOrder::Random },
         keys: KeySpace { prefix: "bench/".to_owned(), count },
         value_bytes: options.value_bytes,
@@ -220,7 +230,7 @@ fn load_plan(server: &Server, options: &Options, count: u64) -> Plan {
         rate_hz: None,
         extent: Extent::Operations(count),
         seed: 1,
-        server_pid: Some(server.pid()),
+        server_pids: server.pids(),
         progress: !options.json,
     }
 }

@@ -1,7 +1,7 @@
 //! Servers under measurement: started on an empty directory, known ready by an answer, stopped whatever happens.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -61,8 +61,10 @@ impl ServerKind {
         matches!(self, Self::Quorate | Self::Etcd)
     }
 
-    fn command(self, options: &Options, data_dir: &Path) -> anyhow::Result<Command> {
-        let client = options.address();
+    /// The command of one member, by its number.
+    fn command(self, options: &Options, data_dir: &Path, member: usize) -> anyhow::Result<Command> {
+        let addresses = options.addresses(self);
+        let client = addresses[member];
         let mut command = match self {
             Self::Quorate => Command::new(&options.quorate),
             Self::Etcd => Command::new(&options.etcd),
@@ -73,11 +75,15 @@ impl ServerKind {
             }
         };
         let client = format!("http://{client}");
-        let peer = format!("http://{}:{}", Ipv4Addr::LOCALHOST, options.base_port + 1);
-        command.args(["--name", "bench", "--data-dir"]).arg(data_dir);
+        let peer = |client: &SocketAddr| format!("http://{}:{}", client.ip(), client.port() + 1);
+        let name = |member: usize| format!("bench{member}");
+        let founders: Vec<_> =
+            addresses.iter().enumerate().map(|(member, client)| format!("{}={}", name(member), peer(client))).collect();
+        let peer = peer(&addresses[member]);
+        command.args(["--name", &name(member), "--data-dir"]).arg(data_dir.join(name(member)));
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-        command.args(["--initial-cluster", &format!("bench={peer}"), QUOTA_BYTES, "--log-level=error"]);
+        command.args(["--initial-cluster", &founders.join(","), QUOTA_BYTES, "--log-level=error"]);
         if self == Self::Etcd {
             // 3.4 knows log levels only in this logger.
             command.arg("--logger=zap");
@@ -91,11 +97,12 @@ impl ServerKind {
     }
 }
 
-/// A server that runs. Dropping it kills it.
+/// A server that runs: one process, or one for each member. Dropping it kills it.
 pub struct Server {
     kind: ServerKind,
-    child: Child,
-    address: SocketAddr,
+    children: Vec<Child>,
+    /// Where clients connect, in order of the members.
+    pub addresses: Vec<SocketAddr>,
     output: PathBuf,
     /// From the start of the process to the first answer.
     pub ready_after: Duration,
@@ -119,29 +126,36 @@ impl Server {
         fs::create_dir_all(&options.dir)?;
         let output = options.dir.join(format!("{}.log", kind.name()));
         let log = File::create(&output).with_context(|| format!("cannot write {}", output.display()))?;
-        let mut command = kind.command(options, &options.data_dir(kind))?;
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let addresses = options.addresses(kind);
         let started = Instant::now();
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {} ({})", kind.name(), command.get_program().to_string_lossy()))?;
-        let mut server = Server { kind, child, address: options.address(), output, ready_after: Duration::ZERO };
+        let mut server = Server { kind, children: Vec::new(), addresses, output, ready_after: Duration::ZERO };
+        for member in 0..server.addresses.len() {
+            let mut command = kind.command(options, &options.data_dir(kind), member)?;
+            command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
+            let child = command.spawn().with_context(|| {
+                format!("cannot start {} ({})", kind.name(), command.get_program().to_string_lossy())
+            })?;
+            server.children.push(child);
+        }
         server.wait_until_ready(started, key)?;
         server.ready_after = started.elapsed();
         Ok(server)
     }
 
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// Its processes.
+    pub fn pids(&self) -> Vec<u32> {
+        self.children.iter().map(Child::id).collect()
     }
 
     fn wait_until_ready(&mut self, started: Instant, key: Option<&str>) -> anyhow::Result<()> {
         let reactor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         loop {
             interrupt::check()?;
-            if let Some(status) = self.child.try_wait()? {
-                bail!("{} ended at its start ({status}); its output is in {}", self.kind.name(), self.output.display());
+            for child in &mut self.children {
+                if let Some(status) = child.try_wait()? {
+                    let (name, output) = (self.kind.name(), self.output.display());
+                    bail!("{name} ended at its start ({status}); its output is in {output}");
+                }
             }
             let answer =
                 reactor.block_on(async { tokio::time::timeout(Duration::from_secs(5), self.first_get(key)).await });
@@ -156,25 +170,33 @@ impl Server {
         }
     }
 
-    /// A linearizable get; `None` if the key is not there.
+    /// A linearizable get from each member; `None` if the key is not there.
     async fn first_get(&self, key: Option<&str>) -> anyhow::Result<Option<()>> {
-        let mut channel = Channel::connect(self.address).await?;
-        let request = RangeRequest { key: key.unwrap_or("ready?").to_owned().into(), ..Default::default() };
-        let answer = RangeResponse::decode(channel.call(KvMethod::Range, &request).await?)?;
-        Ok((key.is_none() || !answer.kvs.is_empty()).then_some(()))
+        let mut found = true;
+        for address in &self.addresses {
+            let mut channel = Channel::connect(*address).await?;
+            let request = RangeRequest { key: key.unwrap_or("ready?").to_owned().into(), ..Default::default() };
+            let answer = RangeResponse::decode(channel.call(KvMethod::Range, &request).await?)?;
+            found &= key.is_none() || !answer.kvs.is_empty();
+        }
+        Ok(found.then_some(()))
     }
 
     /// Stops it as an operator would, and waits for its end.
     pub fn stop(mut self) -> anyhow::Result<()> {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, Signal::TERM).with_context(|| format!("cannot stop {}", self.kind.name()))?;
+        for child in &self.children {
+            kill_process(Pid::from_child(child), Signal::TERM)
+                .with_context(|| format!("cannot stop {}", self.kind.name()))?;
+        }
         let asked = Instant::now();
-        while self.child.try_wait()?.is_none() {
-            interrupt::check()?;
-            if asked.elapsed() > PATIENCE {
-                bail!("{} does not stop; its output is in {}", self.kind.name(), self.output.display());
+        for child in &mut self.children {
+            while child.try_wait()?.is_none() {
+                interrupt::check()?;
+                if asked.elapsed() > PATIENCE {
+                    bail!("{} does not stop; its output is in {}", self.kind.name(), self.output.display());
+                }
+                thread::sleep(Duration::from_millis(5));
             }
-            thread::sleep(Duration::from_millis(5));
         }
         Ok(())
     }
@@ -182,8 +204,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Both fail only if it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for child in &mut self.children {
+            // Both fail only if it has ended already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }

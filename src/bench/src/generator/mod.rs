@@ -64,8 +64,8 @@ pub struct Plan {
     pub extent: Extent,
     /// The clients' choices follow from it.
     pub seed: u64,
-    /// The server's process, to report what it used.
-    pub server_pid: Option<u32>,
+    /// The servers' processes, to report what they used together.
+    pub server_pids: Vec<u32>,
     /// Show a progress bar, if stderr is a terminal.
     pub progress: bool,
 }
@@ -336,7 +336,8 @@ fn monitor(run: &Run, lanes: &[Lane]) -> anyhow::Result<Observed> {
         Ok(())
     };
     let all_ended = || lanes.iter().all(|lane| lane.thread.is_finished());
-    let watch_server = || plan.server_pid.map(Watch::start).transpose();
+    let watched = Some(plan.server_pids.as_slice()).filter(|pids| !pids.is_empty());
+    let watch_server = || watched.map(Watch::start).transpose();
 
     let (mut server, generator, begin);
     match plan.extent {
@@ -346,13 +347,13 @@ fn monitor(run: &Run, lanes: &[Lane]) -> anyhow::Result<Observed> {
                 look()?;
             }
             server = watch_server()?;
-            generator = Watch::start(std::process::id())?;
+            generator = Watch::start(&[std::process::id()])?;
             begin = Instant::now();
             run.enter(Phase::Measure);
         }
         Extent::Operations(_) => {
             server = watch_server()?;
-            generator = Watch::start(std::process::id())?;
+            generator = Watch::start(&[std::process::id()])?;
             begin = Instant::now();
             run.pace.get_or_init(|| Pace::new(begin, plan.rate_hz));
         }
