@@ -30,5 +30,5 @@ mod service;
 
 pub use body::{ApiBody, Messages};
 pub use peer::{PeerBody, PeerPort};
-pub use server::{BoxError, ServerOptions, serve, serve_with};
+pub use server::{BoxError, ServerOptions, serve, serve_peers, serve_with};
 pub use service::{Api, ApiOptions, ApiService, service};

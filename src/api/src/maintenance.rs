@@ -5,13 +5,15 @@ use std::sync::Arc;
 use quorate_member::SERVER_VERSION;
 use quorate_proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, DowngradeInfo, HashKvRequest, HashKvResponse, InternalRaftRequest,
-    ResponseHeader, StatusRequest, StatusResponse,
+    MoveLeaderRequest, MoveLeaderResponse, ResponseHeader, StatusRequest, StatusResponse,
 };
 use quorate_store::Response;
-use quorate_types::{Error, Revision};
+use quorate_types::{Error, MemberId, Revision};
 use tonic::Status;
 
+use crate::errors::status;
 use crate::kv::unexpected;
+use crate::plain::storage_version;
 use crate::service::Api;
 
 impl Api {
@@ -34,12 +36,17 @@ impl Api {
             errors,
             db_size_in_use: clamped(view.db_size_in_use_bytes()),
             is_learner: raft.is_learner,
-            // What is stored is always in the form of the cluster's version.
-            storage_version: view.cluster_version().unwrap_or_default().to_owned(),
+            storage_version: storage_version(view.cluster_version()).unwrap_or_default().to_owned(),
             // etcd shows the flag's value, which is negative where there is no quota.
             db_size_quota: self.member.config().quota_bytes.map_or(-1, clamped),
             downgrade_info: Some(DowngradeInfo::default()),
         })
+    }
+
+    /// Maintenance.MoveLeader. Its answer has no header.
+    pub async fn move_leader(self: Arc<Self>, request: MoveLeaderRequest) -> Result<MoveLeaderResponse, Status> {
+        self.member.move_leader(MemberId(request.target_id)).await.map_err(status)?;
+        Ok(MoveLeaderResponse::default())
     }
 
     /// Maintenance.Alarm. Also a question travels through the log, as in etcd.

@@ -70,9 +70,14 @@ methods! {
     DeleteRange "etcdserverpb.KV" "DeleteRange" Unary;
     Txn "etcdserverpb.KV" "Txn" Unary;
     Compact "etcdserverpb.KV" "Compact" Unary;
+    MemberAdd "etcdserverpb.Cluster" "MemberAdd" Unary;
+    MemberRemove "etcdserverpb.Cluster" "MemberRemove" Unary;
+    MemberUpdate "etcdserverpb.Cluster" "MemberUpdate" Unary;
     MemberList "etcdserverpb.Cluster" "MemberList" Unary;
+    MemberPromote "etcdserverpb.Cluster" "MemberPromote" Unary;
     Alarm "etcdserverpb.Maintenance" "Alarm" Unary;
     Status "etcdserverpb.Maintenance" "Status" Unary;
+    MoveLeader "etcdserverpb.Maintenance" "MoveLeader" Unary;
     HashKv "etcdserverpb.Maintenance" "HashKV" Unary;
 }
 

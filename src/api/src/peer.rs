@@ -1,7 +1,9 @@
 //! The peer port: everything under `/raft` goes to the member's transport; `/version`, `/health`, `/members` and
-//! `/members/hashkv` are answered as etcd's peer port does.
+//! `/members/promote/<id>` (`members`), `/members/hashkv` and `/downgrade/enabled` are answered as etcd's peer port does.
 //!
 //! Clients' calls are not served here, as in etcd since 3.6.
+
+mod members;
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -9,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{ALLOW, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Limited};
@@ -20,27 +22,13 @@ use quorate_types::Revision;
 use serde::{Deserialize, Serialize};
 use tower_service::Service;
 
-use crate::plain::{self, error};
+use crate::plain::{self, error, refuse_method};
 use crate::{ApiBody, ApiService, BoxError};
 
 /// Longest question of a peer.
 const QUESTION_BYTES_MAX: usize = 64 << 10;
 
 const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
-
-/// A member in the words of `/members`; what is empty is left out, as in etcd.
-#[derive(Serialize)]
-struct Shown<'a> {
-    id: u64,
-    #[serde(rename = "peerURLs")]
-    peer_urls: &'a [String],
-    #[serde(rename = "isLearner", skip_serializing_if = "std::ops::Not::not")]
-    is_learner: bool,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    name: &'a str,
-    #[serde(rename = "clientURLs", skip_serializing_if = "<[String]>::is_empty")]
-    client_urls: &'a [String],
-}
 
 /// The body of an answer to a peer.
 pub enum PeerBody {
@@ -89,23 +77,27 @@ impl PeerPort {
         PeerPort { api, member }
     }
 
-    /// All members, numbers in decimal (etcd `server/etcdserver/api/etcdhttp/peer.go`).
     fn members(&self) -> Response<ApiBody> {
-        let view = self.member.view();
-        let members: Vec<_> = view
-            .members()
-            .iter()
-            .map(|member| Shown {
-                id: member.id.0,
-                peer_urls: &member.peer_urls,
-                is_learner: member.is_learner,
-                name: &member.name,
-                client_urls: &member.client_urls,
-            })
-            .collect();
-        let members = serde_json::to_string(&members).expect("plain texts and numbers");
-        let body = format!("{members}\n");
-        let mut response = plain::respond(StatusCode::OK, plain::JSON, Bytes::from(body));
+        self.naming_the_cluster(members::answer(self.member.view().members()))
+    }
+
+    /// A promotion that another member passes on to us as the leader.
+    async fn promote(&self, id: &str) -> Response<ApiBody> {
+        self.naming_the_cluster(members::promote(&self.member, id).await)
+    }
+
+    fn naming_the_cluster(&self, mut response: Response<ApiBody>) -> Response<ApiBody> {
+        response.headers_mut().insert(CLUSTER_ID, cluster_id(&self.member));
+        response
+    }
+
+    /// Whether the cluster is being downgraded (etcd `server/etcdserver/server.go`, `downgradeEnabledHandler`). Never: a member
+    /// of this version takes part in no downgrade. As in etcd, who asks learns it from a member that is up to date.
+    async fn is_downgrading(&self) -> Response<ApiBody> {
+        let mut response = match self.member.linearize().await {
+            Ok(()) => plain::respond(StatusCode::OK, "text/plain", Bytes::from_static(b"false")),
+            Err(failure) => error(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed linearized read: {failure}")),
+        };
         response.headers_mut().insert(CLUSTER_ID, cluster_id(&self.member));
         response
     }
@@ -210,12 +202,19 @@ where
                 let member = self.member.clone();
                 return Box::pin(async move { Ok(hash_kv(&member, request).await.map(PeerBody::Api)) });
             }
-            ("/version" | "/health" | "/members" | "/members/hashkv", _) => {
-                let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
-                response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-                response
+            ("/downgrade/enabled", &Method::GET) => {
+                let port = self.clone();
+                return Box::pin(async move { Ok(port.is_downgrading().await.map(PeerBody::Api)) });
             }
-            _ => error(StatusCode::NOT_FOUND, "404 page not found"),
+            ("/version" | "/health" | "/members" | "/members/hashkv" | "/downgrade/enabled", _) => refuse_method("GET"),
+            (path, method) => match path.strip_prefix(members::PROMOTE) {
+                Some(id) if method == Method::POST => {
+                    let (port, id) = (self.clone(), id.to_owned());
+                    return Box::pin(async move { Ok(port.promote(&id).await.map(PeerBody::Api)) });
+                }
+                Some(_) => refuse_method("POST"),
+                None => error(StatusCode::NOT_FOUND, "404 page not found"),
+            },
         };
         Box::pin(std::future::ready(Ok(response.map(PeerBody::Api))))
     }

@@ -21,11 +21,7 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Answers a request that is not gRPC.
 pub async fn answer(api: &Api, method: &Method, uri: &Uri) -> Response<ApiBody> {
     match uri.path() {
-        "/version" | "/health" if method != Method::GET => {
-            let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-            response
-        }
+        "/version" | "/health" if method != Method::GET => refuse_method("GET"),
         "/version" => {
             let version = version_json(api.member.view().cluster_version());
             respond(StatusCode::OK, JSON, Bytes::from(version))
@@ -48,6 +44,13 @@ pub fn respond(status: StatusCode, content_type: &'static str, body: Bytes) -> R
 pub fn error(status: StatusCode, text: &str) -> Response<ApiBody> {
     let mut response = respond(status, TEXT, Bytes::from(format!("{text}\n")));
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The answer where only one other method is allowed.
+pub fn refuse_method(allowed: &'static str) -> Response<ApiBody> {
+    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     response
 }
 
@@ -84,8 +87,16 @@ fn pushed(mut bytes: Vec<u8>, byte: u8) -> Vec<u8> {
 
 /// What `/version` says. The cluster's version is undecided until the first leader has proposed it.
 fn version_json(cluster: Option<&str>) -> String {
-    let (cluster, storage) = cluster.map_or(("not_decided", "unknown"), |version| (version, version));
+    let storage = storage_version(cluster).unwrap_or("unknown");
+    let cluster = cluster.unwrap_or("not_decided");
     format!(r#"{{"etcdserver":"{SERVER_VERSION}","etcdcluster":"{cluster}","storage":"{storage}"}}"#)
+}
+
+/// The version that the stored form belongs to: the cluster's. etcd has noted it since 3.6 only, and shows the last before
+/// that until then, also while a new cluster speaks 3.0 because not all members have answered yet.
+pub fn storage_version(cluster: Option<&str>) -> Option<&str> {
+    let is_noted = |version: &str| version.split('.').nth(1).and_then(|minor| minor.parse().ok()) >= Some(6_u64);
+    cluster.map(|version| if is_noted(version) { version } else { "3.5.0" })
 }
 
 fn metrics(api: &Api) -> Response<ApiBody> {
@@ -107,6 +118,8 @@ mod tests {
     #[test]
     fn versions() {
         assert_eq!(version_json(Some("3.7.0")), r#"{"etcdserver":"3.7.1","etcdcluster":"3.7.0","storage":"3.7.0"}"#);
+        assert_eq!(version_json(Some("3.0.0")), r#"{"etcdserver":"3.7.1","etcdcluster":"3.0.0","storage":"3.5.0"}"#);
+        assert_eq!(storage_version(Some("3.6.0")), Some("3.6.0"));
         assert_eq!(version_json(None), r#"{"etcdserver":"3.7.1","etcdcluster":"not_decided","storage":"unknown"}"#);
     }
 

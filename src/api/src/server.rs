@@ -7,19 +7,23 @@
 //! 3. When `shutdown` turns true (or its sender is gone) the listener closes, connections are told to finish (GOAWAY, or no
 //!    more keep-alive), requests in flight get [`ServerOptions::grace`], and what is still there then is cut off.
 //!
+//! The port of the other members speaks HTTP/1.1 alone, and lets nobody wait for long ([`serve_peers`]).
+//!
 //! What a client does wrong ends its stream or its connection, and nothing else. Failing accepts (no descriptors left) are
 //! tried again after a pause that doubles, so that they do not spin.
 
 use std::error::Error as StdError;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper_util::server::conn::auto;
 use quorate_http::{AuthorityFilter, Executor, HyperStream, Timer};
+use quorate_raft::transport::{READ_LIMIT, WriteLimit};
 use quorate_runtime::sync::{mpsc, watch};
 use quorate_runtime::{BoxFuture, Rt, clock, net, select};
 use tower_service::Service;
@@ -82,9 +86,9 @@ where
 /// axum are always ready).
 pub async fn serve_with<S, B>(
     rt: Rt,
-    mut listener: Box<dyn net::Listener>,
+    listener: Box<dyn net::Listener>,
     service: S,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: watch::Receiver<bool>,
     options: ServerOptions,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -94,8 +98,62 @@ pub async fn serve_with<S, B>(
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    let address = listener.local_address();
     let builder = connection_builder(&rt, &options);
+    let serve_one = move |stream, phase, peer| -> BoxFuture<'static, ()> {
+        let (builder, service) = (builder.clone(), Calls(service.clone()));
+        Box::pin(async move {
+            let connection = builder.serve_connection(HyperStream::new(AuthorityFilter::new(stream)), service);
+            drive(pin!(connection), auto::Connection::graceful_shutdown, phase, &peer).await;
+        })
+    };
+    accept(rt, listener, shutdown, options.grace, serve_one).await;
+}
+
+/// Serves members: HTTP/1.1 alone, as etcd's peer port does. A write that a peer does not take for [`WRITE_LIMIT`] ends its
+/// connection, and so does a connection on which nothing is asked for [`READ_LIMIT`]: a peer that is gone without a word must
+/// not hold what waits for it.
+///
+/// [`WRITE_LIMIT`]: quorate_raft::transport::WRITE_LIMIT
+pub async fn serve_peers<S, B>(
+    rt: Rt,
+    listener: Box<dyn net::Listener>,
+    service: S,
+    shutdown: watch::Receiver<bool>,
+    grace: Duration,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let mut builder = http1::Builder::new();
+    builder.timer(Timer::new(rt.clone())).header_read_timeout(READ_LIMIT).auto_date_header(false);
+    let clock = rt.clone();
+    let serve_one = move |stream, phase, peer| -> BoxFuture<'static, ()> {
+        let (builder, service) = (builder.clone(), Calls(service.clone()));
+        let stream = HyperStream::new(WriteLimit::new(clock.clone(), stream));
+        Box::pin(async move {
+            let connection = builder.serve_connection(stream, service);
+            drive(pin!(connection), http1::Connection::graceful_shutdown, phase, &peer).await;
+        })
+    };
+    accept(rt, listener, shutdown, grace, serve_one).await;
+}
+
+/// Gives every connection that `listener` accepts to `serve_one`, on a reactor, until `shutdown` is true and the connections
+/// have ended.
+async fn accept<F>(
+    rt: Rt,
+    mut listener: Box<dyn net::Listener>,
+    mut shutdown: watch::Receiver<bool>,
+    grace: Duration,
+    serve_one: F,
+) where
+    F: Fn(net::BoxStream, watch::Receiver<Phase>, net::Address) -> BoxFuture<'static, ()> + Clone + Send + 'static,
+{
+    let address = listener.local_address();
     let (phase_sender, phase) = watch::channel(Phase::Serving);
     // Never sent to: each connection holds a sender, so the channel closes when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
@@ -111,7 +169,7 @@ pub async fn serve_with<S, B>(
         match accepted {
             Ok(incoming) => {
                 pause = ACCEPT_PAUSE_MIN;
-                let start = connection_start(incoming, builder.clone(), service.clone(), phase.clone(), alive.clone());
+                let start = connection_start(incoming, serve_one.clone(), phase.clone(), alive.clone());
                 rt.spawn_on(places.next().expect("there is always a next place"), start);
             }
             Err(error) => {
@@ -128,7 +186,7 @@ pub async fn serve_with<S, B>(
     drop(listener);
     drop(alive);
     phase_sender.send_replace(Phase::Draining);
-    if clock::timeout(&*rt, options.grace, all_gone.recv()).await.is_err() {
+    if clock::timeout(&*rt, grace, all_gone.recv()).await.is_err() {
         tracing::debug!(%address, "cutting off connections that did not end in time");
         phase_sender.send_replace(Phase::CutOff);
         all_gone.recv().await;
@@ -170,30 +228,20 @@ fn connection_builder(rt: &Rt, options: &ServerOptions) -> auto::Builder<Executo
 }
 
 /// What runs on the reactor that gets the connection.
-fn connection_start<S, B>(
+fn connection_start<F>(
     incoming: Box<dyn net::Incoming>,
-    builder: auto::Builder<Executor>,
-    service: S,
+    serve_one: F,
     phase: watch::Receiver<Phase>,
     alive: mpsc::Sender<()>,
 ) -> Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>
 where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
+    F: Fn(net::BoxStream, watch::Receiver<Phase>, net::Address) -> BoxFuture<'static, ()> + Send + 'static,
 {
     Box::new(move || {
         Box::pin(async move {
             let peer = incoming.peer_address();
             match incoming.into_stream() {
-                Ok(stream) => {
-                    let connection =
-                        builder.serve_connection(HyperStream::new(AuthorityFilter::new(stream)), Calls(service));
-                    drive(connection, phase, &peer).await;
-                }
+                Ok(stream) => serve_one(stream, phase, peer).await,
                 Err(error) => tracing::debug!(%peer, %error, "the connection broke before it was served"),
             }
             drop(alive);
@@ -201,20 +249,16 @@ where
     })
 }
 
-/// Runs one connection through the phases of a shutdown.
-async fn drive<S, B>(
-    connection: auto::Connection<'_, HyperStream<AuthorityFilter<net::BoxStream>>, Calls<S>, Executor>,
+/// Runs one connection through the phases of a shutdown; `close` asks it to finish.
+async fn drive<C, E>(
+    mut connection: Pin<&mut C>,
+    close: impl Fn(Pin<&mut C>),
     mut phase: watch::Receiver<Phase>,
     peer: &net::Address,
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
+    C: Future<Output = Result<(), E>>,
+    E: std::fmt::Display,
 {
-    let mut connection = pin!(connection);
     let mut awaited = Phase::Draining;
     let result = loop {
         select! {
@@ -222,7 +266,7 @@ async fn drive<S, B>(
             result = connection.as_mut() => break result,
             reached = phase.wait_for(|phase| *phase >= awaited) => match reached.map(|phase| *phase) {
                 Ok(Phase::Draining) => {
-                    connection.as_mut().graceful_shutdown();
+                    close(connection.as_mut());
                     awaited = Phase::CutOff;
                 }
                 // The accept loop is gone, or time is up.

@@ -162,9 +162,14 @@ where
             Method::DeleteRange => unary(api, method, request, never, Api::delete_range),
             Method::Txn => unary(api, method, request, never, Api::txn),
             Method::Compact => unary(api, method, request, never, Api::compact),
+            Method::MemberAdd => unary(api, method, request, never, Api::member_add),
+            Method::MemberRemove => unary(api, method, request, never, Api::member_remove),
+            Method::MemberUpdate => unary(api, method, request, never, Api::member_update),
             Method::MemberList => unary(api, method, request, never, Api::member_list),
+            Method::MemberPromote => unary(api, method, request, never, Api::member_promote),
             Method::Alarm => unary(api, method, request, never, Api::alarm),
             Method::Status => unary(api, method, request, |_| true, Api::status),
+            Method::MoveLeader => unary(api, method, request, never, Api::move_leader),
             Method::HashKv => unary(api, method, request, never, Api::hash_kv),
         }
     }

@@ -28,12 +28,13 @@ use quorate_store::{
 };
 use quorate_types::{Error, LogIndex, Revision};
 
-use crate::Member;
 use crate::gates::Gates;
 use crate::incoming;
+use crate::membership::follow::Following;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::shared::{FromApply, Published, StopReason, Stopping, ToApply, Waiter};
+use crate::{CLUSTER_VERSION, Member};
 
 /// Applying longer than this at a stretch lets other tasks run first.
 const SLICE: Duration = Duration::from_millis(1);
@@ -60,12 +61,13 @@ pub struct ApplyLoop {
     pub compacted: watch::Sender<Revision>,
     /// For what applying itself has to propose.
     pub member: Member,
-    /// Followed whenever the membership changes.
+    /// These two follow whenever the membership changes.
     pub peers: Peers,
+    pub following: Following,
     pub store_options: StoreOptions,
     /// Databases that snapshots have replaced, while views of them are still read.
     pub retired: Vec<Retired>,
-    /// Some entry since the last view was about members.
+    /// Some entry since the last view was about members, or the version that they speak.
     pub membership_changed: bool,
 }
 
@@ -121,7 +123,7 @@ impl ApplyLoop {
     /// Runs until asked to stop, or until the store fails.
     pub async fn run(mut self) {
         let mut waiters = Waiters::new(&self.rt);
-        self.peers.follow(self.store.reader().view().members());
+        self.follow_membership();
         if let Err(error) = self.turns(&mut waiters).await {
             tracing::error!(error = %error, "the store failed; this member stops");
             self.stopping.ask(StopReason::Failed(error.to_string()));
@@ -210,7 +212,7 @@ impl ApplyLoop {
         let Ok(opened) = opened.await else { return std::future::pending().await };
         self.retired.push(self.store.succeed_with(opened?));
         let view = self.store.reader().view();
-        self.peers.follow(view.members());
+        self.follow_membership();
         self.published.applied.store(index.0, Ordering::Release);
         mark!("snapshot_installed");
         tracing::info!(index = index.0, revision = view.revision().0, "installed a snapshot");
@@ -321,7 +323,11 @@ impl ApplyLoop {
         }
         let (request_id, command) = match entry.payload {
             Payload::Empty => (0, Command::Empty),
-            Payload::Request(data) => self.decode(index, data),
+            Payload::Request(data) => {
+                let (id, command) = self.decode(index, data);
+                self.membership_changed |= concerns_members(&command);
+                (id, command)
+            }
             Payload::ConfChange(change) => {
                 self.membership_changed = true;
                 self.conf_change(change).await
@@ -362,9 +368,10 @@ impl ApplyLoop {
     /// Membership decides first; Raft takes only what membership accepts.
     async fn conf_change(&self, change: quorate_proto::raftpb::ConfChange) -> (u64, Command) {
         let id = change.id.unwrap_or(0);
-        if self.store.check_conf_change(&change).is_err() {
+        if let Err(error) = self.store.check_conf_change(&change) {
+            tracing::warn!(conf_change = id, %error, "validation on configuration change failed");
             mark!("membership_change_refused");
-            return (id, Command::RefusedConfChange);
+            return (id, Command::RefusedConfChange(error));
         }
         let (reply, answer) = quorate_runtime::sync::oneshot::channel();
         let _ = self.to_raft.send(FromApply::ConfChange { change: change.clone(), reply });
@@ -377,7 +384,18 @@ impl ApplyLoop {
 
     fn follow_membership(&mut self) {
         let view = self.store.reader().view();
-        self.peers.follow(view.members());
+        self.peers.follow(view.members(), view.removed());
+        if self.following.look(&view) {
+            self.published.tell_version_news();
+        }
+        if let Some(version) = self.following.too_new() {
+            let reason = format!(
+                "invalid downgrade; server version is lower than determined cluster version: this is {CLUSTER_VERSION}, the \
+                 cluster speaks {version}. Run a newer version on this data directory"
+            );
+            tracing::error!(reason, "this member stops");
+            self.stopping.ask(StopReason::Failed(reason));
+        }
         let own = self.member.id();
         if view.removed().binary_search(&own).is_ok() && !self.stopping.is_asked() {
             tracing::info!(local_member_id = %own, "this member was removed from the cluster; it stops in a moment");
@@ -385,7 +403,7 @@ impl ApplyLoop {
             let (rt, stopping) = (self.rt.clone(), Arc::clone(&self.stopping));
             self.rt.spawn(Box::pin(async move {
                 rt.sleep(REMOVED_STOPS_AFTER).await;
-                stopping.ask(StopReason::Removed);
+                stopping.ask_removed();
             }));
         }
     }
@@ -416,8 +434,13 @@ impl ApplyLoop {
         self.metrics.compact_revision.set(view.compact_revision().0);
         self.metrics.db_total_bytes.set(view.db_size_bytes() as f64);
         self.metrics.db_in_use_bytes.set(view.db_size_in_use_bytes() as f64);
-        if let Some(version) = view.cluster_version() {
-            self.metrics.set_cluster_version(version);
-        }
+    }
+}
+
+/// True for the normal entries that change the membership: a member's name and URLs, and the cluster's version.
+fn concerns_members(command: &Command) -> bool {
+    match command {
+        Command::Request(request) => request.cluster_member_attr_set.is_some() || request.cluster_version_set.is_some(),
+        _ => false,
     }
 }

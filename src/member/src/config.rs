@@ -3,6 +3,25 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// What a member without data does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterState {
+    /// Found a cluster.
+    New,
+    /// Join one that runs.
+    Existing,
+}
+
+impl ClusterState {
+    /// As the flag has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ClusterState::New => "new",
+            ClusterState::Existing => "existing",
+        }
+    }
+}
+
 /// A member's settings. Defaults are etcd 3.7's where etcd has the setting.
 #[derive(Clone, Debug)]
 pub struct MemberConfig {
@@ -12,10 +31,16 @@ pub struct MemberConfig {
     pub data_dir: PathBuf,
     /// Where the log lies, if not in `data_dir`.
     pub wal_dir: Option<PathBuf>,
-    /// The founding members: name and peer URLs, as given. Used only when there is no log yet.
+    /// The members at the start, this one among them: name and peer URLs, as given. Used only when there is no log yet.
     pub initial_cluster: Vec<(String, Vec<String>)>,
+    /// Whether they found a cluster. Used only when there is no log yet.
+    pub initial_cluster_state: ClusterState,
     /// Mixed into ids, so that two clusters founded alike differ.
     pub initial_cluster_token: String,
+    /// Drop all other members and what they may not have seen, and go on alone. Used only when there is a log.
+    pub force_new_cluster: bool,
+    /// Refuse membership changes that would cost the quorum.
+    pub strict_reconfig_check: bool,
     /// The peer URLs that others are told.
     pub advertise_peer_urls: Vec<String>,
     /// The client URLs that others are told.
@@ -70,7 +95,10 @@ impl MemberConfig {
             data_dir: data_dir.to_path_buf(),
             wal_dir: None,
             initial_cluster: vec![(name.to_owned(), vec![peer_url.to_owned()])],
+            initial_cluster_state: ClusterState::New,
             initial_cluster_token: "etcd-cluster".to_owned(),
+            force_new_cluster: false,
+            strict_reconfig_check: true,
             advertise_peer_urls: vec![peer_url.to_owned()],
             advertise_client_urls: vec![client_url.to_owned()],
             heartbeat_ms: 100,

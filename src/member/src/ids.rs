@@ -20,6 +20,11 @@ pub fn founding_member_id(peer_urls: &[String], token: &str) -> MemberId {
     MemberId(first_eight(&hash.finalize()))
 }
 
+/// The id of a member that is added at `now`: as of a founding one, with the time in seconds in the token's place.
+pub fn added_member_id(peer_urls: &[String], now: WallTime) -> MemberId {
+    founding_member_id(peer_urls, &(now.unix_millis() / 1000).to_string())
+}
+
 /// The id of a cluster: the first eight bytes of the SHA-1 of its founding members' ids, ascending, big-endian.
 pub fn cluster_id(founders: &[MemberId]) -> ClusterId {
     let mut ids: Vec<u64> = founders.iter().map(|id| id.0).collect();

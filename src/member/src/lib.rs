@@ -17,18 +17,23 @@
 
 mod apply_loop;
 mod bootstrap;
+mod cluster_version;
 mod config;
 mod corruption;
 mod data_dir;
 mod gates;
+mod held;
 pub mod ids;
 mod incoming;
+mod leadership;
+mod membership;
 mod metrics;
 pub mod peer_http;
 mod peers;
 mod publish;
 mod raft_loop;
 mod shared;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -46,16 +51,18 @@ use quorate_store::{HashKv, ReadError, Reader, Response, View};
 use quorate_types::{ClusterId, Error, MemberId, Revision};
 
 pub use bootstrap::StartError;
-pub use config::MemberConfig;
+pub use config::{ClusterState, MemberConfig};
 pub use data_dir::DataDirError;
+pub use membership::promotion::refusal_text;
 pub use metrics::Metrics;
 pub use shared::{RaftStatus, StopReason};
 
 use apply_loop::ApplyLoop;
 use incoming::Incoming;
+use membership::follow::Following;
 use peers::{INBOX_MESSAGES, PeerInbox, Peers, SnapshotSender};
 use raft_loop::{RaftLimits, RaftLoop};
-use shared::{Proposal, Published, Stopping, Waiter};
+use shared::{Payload, Proposal, Published, RaftQuestion, Stopping, Waiter};
 
 /// The etcd release that this member claims to be.
 pub const SERVER_VERSION: &str = "3.7.1";
@@ -84,6 +91,7 @@ struct Inner {
     request_ids: ids::RequestIds,
     proposals: mpsc::Sender<Proposal>,
     reads: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    questions: mpsc::UnboundedSender<RaftQuestion>,
     published: Arc<Published>,
     transport: Arc<Transport>,
     stopping: Arc<Stopping>,
@@ -95,15 +103,16 @@ struct Inner {
 }
 
 impl Member {
-    /// Founds or recovers the member and starts its loops, on the reactor that calls this. Returns once they run; a leader
-    /// may come later (see [`Member::ready`]).
+    /// Founds or recovers the member, or has it join a cluster, and starts its loops, on the reactor that calls this. Returns
+    /// once they run; a leader may come later (see [`Member::ready`]).
     pub async fn start(rt: Rt, config: MemberConfig) -> Result<Member, StartError> {
         let wal_worker = rt.worker("wal");
         let flush_worker = rt.worker("flush");
+        let plan = bootstrap::plan(&rt, &config, &*flush_worker).await?;
         let booted = {
             let (rt, config) = (rt.clone(), config.clone());
             // Opening reads and writes files: on a worker, like everything else that does.
-            quorate_runtime::spawn::run_on(&*flush_worker, move || bootstrap::boot(&rt, &config)).await
+            quorate_runtime::spawn::run_on(&*flush_worker, move || bootstrap::boot(&rt, &config, plan)).await
         };
         let booted = booted.unwrap_or_else(|_gone| unreachable!("the worker lives in this function"))?;
         let hash_worker = rt.worker("hash");
@@ -119,6 +128,7 @@ impl Member {
 
         let (proposals, proposals_in) = mpsc::channel(PROPOSAL_QUEUE);
         let (reads, reads_in) = mpsc::unbounded_channel();
+        let (questions, questions_in) = mpsc::unbounded_channel();
         let (to_apply, apply_in) = mpsc::unbounded_channel();
         let (to_raft, raft_in) = mpsc::unbounded_channel();
         let (compacted_out, compacted) = watch::channel(booted.store.reader().view().compact_revision());
@@ -143,7 +153,7 @@ impl Member {
             reader: booted.store.reader(),
             incoming: Arc::clone(&incoming),
             worker: Arc::clone(&snapshot_worker),
-            stopping: Arc::clone(&stopping),
+            dropped: booted.dropped.clone(),
         };
         let transport_config = TransportConfig {
             id: booted.id,
@@ -165,6 +175,7 @@ impl Member {
                 request_ids: ids::RequestIds::new(booted.id, rt.wall_now()),
                 proposals,
                 reads,
+                questions,
                 published: Arc::clone(&published),
                 transport: Arc::clone(&transport),
                 stopping: Arc::clone(&stopping),
@@ -188,11 +199,13 @@ impl Member {
                 snapshot_count: config.snapshot_count,
                 catchup_entries: config.snapshot_catchup_entries,
                 log_memory_bytes: config.log_memory_bytes,
+                request_timeout: config.request_timeout(),
             },
             marked: booted.marked,
             applied,
             proposals: proposals_in,
             reads: reads_in,
+            questions: questions_in,
             from_apply: raft_in,
             peer_messages,
             peer_reports,
@@ -210,6 +223,7 @@ impl Member {
             stopping: Arc::clone(&stopping),
             metrics: metrics.clone(),
         };
+        let following = Following::begin(booted.id, booted.cluster_id, metrics.clone(), &booted.store.reader().view());
         let apply_loop = ApplyLoop {
             rt: rt.clone(),
             store: booted.store,
@@ -221,7 +235,8 @@ impl Member {
             metrics,
             compacted: compacted_out,
             member: member.clone(),
-            peers: Peers::new(Arc::clone(&transport), booted.id),
+            peers: Peers::new(rt.clone(), Arc::clone(&transport), booted.id, booted.others, booted.dropped),
+            following,
             store_options,
             retired: Vec::new(),
             membership_changed: false,
@@ -238,6 +253,8 @@ impl Member {
             stopping.set_ended();
         }));
         rt.spawn(Box::pin(publish::publish(member.clone(), ready_out)));
+        rt.spawn(Box::pin(cluster_version::watch_over(member.clone())));
+        rt.spawn(Box::pin(waiting::tell(member.clone())));
         rt.spawn(Box::pin(corruption::watch(member.clone())));
         Ok(member)
     }
@@ -266,14 +283,26 @@ impl Member {
         if status.committed.0 > status.applied.0 + APPLY_GAP_MAX {
             return Err(Error::TooManyRequests);
         }
+        self.submit(request_id, Payload::Request(data)).await
+    }
+
+    /// Hands a proposal to the raft loop and waits for what comes of it.
+    async fn submit(&self, request_id: u64, payload: Payload) -> Result<Response, Error> {
+        let inner = &*self.inner;
+        if inner.published.removed.load(Ordering::Acquire) {
+            return Err(Error::Stopped);
+        }
         let (reply, answer) = oneshot::channel();
         let deadline = inner.rt.mono_now() + inner.config.request_timeout();
-        let proposal =
-            Proposal { data, waiter: Waiter { request_id, deadline, reactor: inner.rt.current_reactor(), reply } };
-        if inner.proposals.send(proposal).await.is_err() {
+        let waiter = Waiter { request_id, deadline, reactor: inner.rt.current_reactor(), reply };
+        if inner.proposals.send(Proposal { payload, waiter }).await.is_err() {
             return Err(Error::Stopped);
         }
         answer.await.unwrap_or(Err(Error::Stopped))
+    }
+
+    fn ask_raft(&self, question: RaftQuestion) -> Result<(), Error> {
+        self.inner.questions.send(question).map_err(|_gone| Error::Stopped)
     }
 
     /// After this, [`Member::view`] shows every write that was acknowledged, anywhere, before the call.
@@ -281,6 +310,9 @@ impl Member {
         let inner = &*self.inner;
         if inner.published.reads_need_no_round.load(Ordering::Acquire) {
             return Ok(());
+        }
+        if inner.published.removed.load(Ordering::Acquire) {
+            return Err(Error::Stopped);
         }
         let (reply, answer) = oneshot::channel();
         if inner.reads.send(reply).is_err() {

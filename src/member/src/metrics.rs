@@ -4,7 +4,8 @@
 //! request. Durations are measured by the runtime's clock, never by the library's.
 
 use prometheus::core::Collector;
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use quorate_types::MemberId;
 
 /// The handles.
 #[derive(Clone)]
@@ -52,6 +53,11 @@ pub struct Metrics {
     pub db_in_use_bytes: Gauge,
     /// The configured quota.
     pub quota_bytes: Gauge,
+    /// Learners that became voters while this member led.
+    pub promotions: IntCounter,
+    /// Promotions that this member refused as the leader, by reason.
+    pub promotions_failed: IntCounterVec,
+    known_peers: IntGaugeVec,
     cluster_version: IntGaugeVec,
 }
 
@@ -88,6 +94,21 @@ impl Metrics {
             db_total_bytes: real("etcd_mvcc_db_total_size_in_bytes", "Size of the database."),
             db_in_use_bytes: real("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the database in use."),
             quota_bytes: real("etcd_server_quota_backend_bytes", "The configured quota."),
+            promotions: counter("etcd_server_learner_promote_successes", "Learners that were promoted here."),
+            promotions_failed: register(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("etcd_server_learner_promote_failures", "Promotions that were refused here."),
+                    &["Reason"],
+                ),
+            ),
+            known_peers: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new("etcd_network_known_peers", "Members of the cluster: 1 is yes, 0 is no longer."),
+                    &["Local", "Remote"],
+                ),
+            ),
             cluster_version: register(
                 &registry,
                 IntGaugeVec::new(
@@ -104,11 +125,15 @@ impl Metrics {
         &self.registry
     }
 
-    /// The cluster's version is `version` (`3.7.0`) now; the label has no patch number.
+    /// The cluster's version is `version` (`3.7`) now.
     pub fn set_cluster_version(&self, version: &str) {
         self.cluster_version.reset();
-        let minor = version.rsplit_once('.').map_or(version, |(minor, _patch)| minor);
-        self.cluster_version.with_label_values(&[minor]).set(1);
+        self.cluster_version.with_label_values(&[version]).set(1);
+    }
+
+    /// `peer` is a member of the cluster, or is one no longer.
+    pub fn set_known(&self, own: MemberId, peer: MemberId, is_known: bool) {
+        self.known_peers.with_label_values(&[&own.to_string(), &peer.to_string()]).set(i64::from(is_known));
     }
 
     /// Notes who serves: constant series with the id and versions as labels.

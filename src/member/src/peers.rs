@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_proto::raftpb;
@@ -15,10 +16,12 @@ use quorate_types::MemberId;
 
 use crate::config::MemberConfig;
 use crate::incoming::{self, Incoming};
-use crate::shared::{StopReason, Stopping};
 
 /// Messages that may wait for the raft loop (etcd `server/etcdserver/api/rafthttp/peer.go`).
 pub const INBOX_MESSAGES: usize = 4096;
+
+/// How long a removed member keeps the streams that it has.
+const REMOVED_LINGERS_FOR: Duration = Duration::from_millis(500);
 
 /// What the transport reports to the raft loop.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +35,11 @@ pub enum PeerReport {
         /// Whether it arrived.
         arrived: bool,
     },
+    /// A peer says that we were removed from the cluster.
+    Removed {
+        /// Who says so.
+        by: MemberId,
+    },
 }
 
 /// The member's side of the transport.
@@ -44,9 +52,10 @@ pub struct PeerInbox {
     /// Reports, which must not be lost.
     pub reports: mpsc::UnboundedSender<PeerReport>,
     pub reader: Reader,
+    /// Who is out of the cluster before that is applied: see `bootstrap::alone`.
+    pub dropped: Vec<MemberId>,
     pub incoming: Arc<Incoming>,
     pub worker: Arc<dyn Worker>,
-    pub stopping: Arc<Stopping>,
 }
 
 impl Inbox for PeerInbox {
@@ -101,45 +110,65 @@ impl Inbox for PeerInbox {
     }
 
     fn removed(&self, by: MemberId) {
-        if !self.stopping.is_asked() {
-            tracing::error!(by = %by, "this member has been permanently removed from the cluster");
-            self.stopping.ask(StopReason::Removed);
-        }
+        let _ = self.reports.send(PeerReport::Removed { by });
     }
 
     fn is_removed(&self, id: MemberId) -> bool {
-        self.reader.view().removed().binary_search(&id).is_ok()
+        self.dropped.contains(&id) || self.reader.view().removed().binary_search(&id).is_ok()
     }
 }
 
 /// Keeps the transport's peers those of the membership.
+///
+/// One that was removed keeps its streams for a moment: in them may be what tells it that its last entries are committed, its
+/// own removal among them, and so who waits there for an answer gets it.
 pub struct Peers {
-    pub transport: Arc<Transport>,
+    rt: Rt,
+    transport: Arc<Transport>,
     own: MemberId,
     known: BTreeMap<MemberId, Vec<String>>,
+    /// Peers that a joiner was told of, until its own log says who they are.
+    told: BTreeMap<MemberId, Vec<String>>,
+    /// Not to be known again, whatever a membership that is not up to date says.
+    dropped: Vec<MemberId>,
 }
 
 impl Peers {
-    /// Nobody yet.
-    pub fn new(transport: Arc<Transport>, own: MemberId) -> Self {
-        Self { transport, own, known: BTreeMap::new() }
+    /// `told` can be reached from now on; `dropped` never.
+    pub fn new(rt: Rt, transport: Arc<Transport>, own: MemberId, told: Vec<Peer>, dropped: Vec<MemberId>) -> Self {
+        let told: BTreeMap<_, _> = told.into_iter().map(|peer| (peer.id, peer.peer_urls)).collect();
+        for (id, urls) in &told {
+            transport.add_peer(*id, urls.clone());
+        }
+        Self { rt, transport, own, known: BTreeMap::new(), told, dropped }
     }
 
-    /// From now on `members` are the cluster.
-    pub fn follow(&mut self, members: &[Peer]) {
+    /// From now on `members` are the cluster, and `removed` never again.
+    pub fn follow(&mut self, members: &[Peer], removed: &[MemberId]) {
         let gone: Vec<MemberId> =
             self.known.keys().copied().filter(|id| members.iter().all(|member| member.id != *id)).collect();
         for id in gone {
             self.known.remove(&id);
-            self.transport.remove_peer(id);
+            let (rt, transport) = (self.rt.clone(), Arc::clone(&self.transport));
+            self.rt.spawn(Box::pin(async move {
+                rt.sleep(REMOVED_LINGERS_FOR).await;
+                // An id that was removed never returns.
+                transport.remove_peer(id);
+            }));
         }
-        for member in members.iter().filter(|member| member.id != self.own) {
-            match self.known.get(&member.id) {
-                Some(urls) if *urls == member.peer_urls => continue,
+        let wanted = |member: &&Peer| member.id != self.own && !self.dropped.contains(&member.id);
+        for member in members.iter().filter(wanted) {
+            // A joiner's log begins before those that it was told of: they stay until it says that they went.
+            let told = self.told.remove(&member.id);
+            match self.known.get(&member.id).or(told.as_ref()) {
+                Some(urls) if *urls == member.peer_urls => {}
                 Some(_) => self.transport.update_peer(member.id, member.peer_urls.clone()),
                 None => self.transport.add_peer(member.id, member.peer_urls.clone()),
             }
             self.known.insert(member.id, member.peer_urls.clone());
+        }
+        for (id, _) in self.told.extract_if(.., |id, _| removed.binary_search(id).is_ok()) {
+            self.transport.remove_peer(id);
         }
     }
 }

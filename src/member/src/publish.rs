@@ -1,21 +1,23 @@
-//! What a member tells the cluster about itself once it runs: its name and client URLs, and, as the leader, the cluster's
-//! version.
+//! What a member tells the cluster about itself once it runs: its name and client URLs.
 //!
-//! Source: etcd `server/etcdserver/server.go` (`publishV3`, `monitorClusterVersions`). Both travel as normal entries. A member
-//! counts as started once its name is in the membership.
+//! They travel as a normal entry. A member counts as started once its name is in the membership, and is ready to serve when the
+//! cluster's version is known, too (`cluster_version`).
+//!
+//! Source: etcd `server/etcdserver/server.go` (`publishV3`).
 
 use std::time::Duration;
 
 use quorate_proto::etcdserverpb::InternalRaftRequest;
 use quorate_proto::membershippb;
+use quorate_runtime::select;
 use quorate_runtime::sync::watch;
 
-use crate::{CLUSTER_VERSION, Member};
+use crate::Member;
 
 /// Pause before trying again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Runs until both are known to the cluster, then sets `ready`.
+/// Runs until the member may serve, then sets `ready`.
 pub async fn publish(member: Member, ready: watch::Sender<bool>) {
     let config = member.config();
     let attributes = membershippb::ClusterMemberAttrSetRequest {
@@ -35,20 +37,14 @@ pub async fn publish(member: Member, ready: watch::Sender<bool>) {
         name = config.name,
         "published local member to cluster through raft"
     );
+    let mut news = member.inner.published.version_news.subscribe();
     while member.view().cluster_version().is_none() {
-        if member.is_stopping() {
-            return;
+        select! {
+            biased;
+            () = member.stopping() => return,
+            // The sender lives in the member.
+            _ = news.changed() => {}
         }
-        if member.raft_status().leader != Some(member.id()) {
-            member.runtime().sleep(RETRY_AFTER).await;
-            continue;
-        }
-        let version = membershippb::ClusterVersionSetRequest { ver: CLUSTER_VERSION.to_owned() };
-        let request = InternalRaftRequest { cluster_version_set: Some(version), ..InternalRaftRequest::default() };
-        if !propose_until_applied(&member, &request).await {
-            return;
-        }
-        tracing::info!(cluster_version = CLUSTER_VERSION, "set initial cluster version");
     }
     ready.send_replace(true);
 }

@@ -11,13 +11,15 @@
 //! A snapshot that Raft takes is part of the write too: first its mark in the log, then the database's switch, and only then
 //! is it durable.
 //!
-//! Without a leader proposals are held, not refused, until their time runs out: a leader is usually there a moment later.
+//! What Raft cannot take just now is held, not refused (`held`). Members change one at a time: the leader holds a change, also
+//! one that another member passed on, until the one before is applied. A leader that is to be removed first hands its lead to
+//! another, and passes the change on to it: so nothing that is under way is lost with it.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use quorate_proto::raftpb::ConfChangeType;
 use quorate_proto::{raftpb, walpb};
 use quorate_raft::log::Position;
 use quorate_raft::node::{Node, NodeStatus, Work};
@@ -30,14 +32,11 @@ use quorate_runtime::sync::{mpsc, oneshot};
 use quorate_runtime::{BoxFuture, Rt, select};
 use quorate_types::{Error, LogIndex, MemberId, Term};
 
+use crate::held::{self, Change, Held, HeldChange};
 use crate::incoming::{self, Incoming};
 use crate::metrics::Metrics;
 use crate::peers::{PeerReport, SnapshotSender};
-use crate::shared::{FromApply, Proposal, Published, StopReason, Stopping, ToApply, Waiter};
-
-/// Requests in one batch, and their bytes: what one write and one sync carry.
-const BATCH_REQUESTS_MAX: usize = 4096;
-const BATCH_BYTES_MAX: usize = 4 << 20;
+use crate::shared::{FromApply, Proposal, Published, RaftQuestion, StopReason, Stopping, ToApply};
 
 /// A write of one entry is made on the spot, without the hand-over to the log's thread and back, if the last one took no
 /// longer: with a single client there is nothing else to do meanwhile.
@@ -50,6 +49,9 @@ const MESSAGES_PER_TURN: usize = 64;
 /// `server/etcdserver/snapshot_merge.go`).
 const KEEP_AFTER_SNAPSHOT: Duration = Duration::from_secs(30);
 
+/// Time between two lines about a peer that takes us for removed: it says so ten times a second.
+const REMOVAL_DOUBT_INTERVAL: Duration = Duration::from_secs(10);
+
 /// What limits the loop.
 #[derive(Clone, Debug)]
 pub struct RaftLimits {
@@ -61,6 +63,8 @@ pub struct RaftLimits {
     pub catchup_entries: u64,
     /// Bytes of entries kept in memory.
     pub log_memory_bytes: usize,
+    /// How long whoever proposes something waits for it.
+    pub request_timeout: Duration,
 }
 
 /// Everything the loop needs.
@@ -76,6 +80,7 @@ pub struct RaftLoop {
     pub applied: (LogIndex, Term),
     pub proposals: mpsc::Receiver<Proposal>,
     pub reads: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+    pub questions: mpsc::UnboundedReceiver<RaftQuestion>,
     pub from_apply: mpsc::UnboundedReceiver<FromApply>,
     pub peer_messages: mpsc::Receiver<raftpb::Message>,
     pub peer_reports: mpsc::UnboundedReceiver<PeerReport>,
@@ -146,7 +151,7 @@ struct Running {
     last_write: LastWrite,
     marked: LogIndex,
     applied: (LogIndex, Term),
-    held: VecDeque<Proposal>,
+    held: Held,
     reads: ReadQueue<oneshot::Sender<()>>,
     read_contexts: u64,
     transport: Arc<Transport>,
@@ -155,6 +160,9 @@ struct Running {
     /// While there are snapshots under way, and for a while after, no entries are forgotten.
     snapshots_under_way: usize,
     keep_entries_until: MonoTime,
+    /// Until then it was said that a peer is wrong about us.
+    /// When the next word of our removal is one too many: see `on_removed`.
+    removal_doubted_at: Option<MonoTime>,
     status: NodeStatus,
     to_apply: mpsc::UnboundedSender<ToApply>,
     published: Arc<Published>,
@@ -166,7 +174,13 @@ impl RaftLoop {
     /// Runs until asked to stop, or until the log fails.
     pub async fn run(self) {
         let RaftLoop {
-            mut proposals, reads: mut new_reads, mut from_apply, mut peer_messages, mut peer_reports, ..
+            mut proposals,
+            reads: mut new_reads,
+            mut questions,
+            mut from_apply,
+            mut peer_messages,
+            mut peer_reports,
+            ..
         } = self;
         let mut running = Running {
             status: self.node.status(),
@@ -180,7 +194,7 @@ impl RaftLoop {
             last_write: LastWrite { entries: 0, took: Duration::MAX },
             marked: self.marked,
             applied: self.applied,
-            held: VecDeque::new(),
+            held: Held::default(),
             reads: ReadQueue::default(),
             read_contexts: 0,
             transport: self.transport,
@@ -188,6 +202,7 @@ impl RaftLoop {
             incoming: self.incoming,
             snapshots_under_way: 0,
             keep_entries_until: MonoTime::from_nanos(0),
+            removal_doubted_at: None,
             to_apply: self.to_apply,
             published: self.published,
             stopping: Arc::clone(&self.stopping),
@@ -199,6 +214,7 @@ impl RaftLoop {
         let mut tick = running.rt.sleep_until(next_tick);
         let mut applied_messages = Vec::with_capacity(MESSAGES_PER_TURN);
         let mut messages = Vec::with_capacity(MESSAGES_PER_TURN);
+        running.publish();
         running.node.campaign_if_alone();
         running.work_off();
         loop {
@@ -236,9 +252,10 @@ impl RaftLoop {
                         running.reads.push(read);
                     }
                 }
+                Some(question) = questions.recv() => running.on_question(question),
                 // While a write is under way proposals gather in their queue: they are the next batch.
-                Some(proposal) = proposals.recv(), if log_is_idle && running.status.leader.is_some() => {
-                    running.held.push_back(proposal);
+                Some(proposal) = proposals.recv(), if log_is_idle && running.status.takes_proposals => {
+                    running.held.hold(proposal);
                     running.take_proposals(&mut proposals);
                 }
             }
@@ -294,10 +311,37 @@ impl Running {
                 self.on_snapshot(message);
                 continue;
             }
-            let from = MemberId(message.from());
-            if let Err(error) = self.node.step(message) {
-                tracing::warn!(from = %from, error = %error, "dropped a peer's message");
+            if message.r#type() == raftpb::MessageType::MsgProp {
+                self.on_forwarded(message);
+            } else {
+                self.step(message);
             }
+        }
+    }
+
+    /// Another member passes on what it was asked for.
+    fn on_forwarded(&mut self, message: raftpb::Message) {
+        if self.node.takes_proposals() && !held::changes_members(&message) {
+            self.step(message);
+        } else {
+            // Its proposer waits as long as ours do.
+            self.held.hold_forwarded(message, self.rt.mono_now() + self.limits.request_timeout);
+        }
+    }
+
+    fn step(&mut self, message: raftpb::Message) {
+        let from = MemberId(message.from());
+        if let Err(error) = self.node.step(message) {
+            tracing::warn!(from = %from, error = %error, "dropped a peer's message");
+        }
+    }
+
+    fn on_question(&mut self, question: RaftQuestion) {
+        match question {
+            // Who asked may have gone away.
+            RaftQuestion::Progress(reply) => drop(reply.send(self.node.progress())),
+            RaftQuestion::TransferLeader(to) if self.status.is_leader => self.node.transfer_leader(to),
+            RaftQuestion::TransferLeader(_) => {}
         }
     }
 
@@ -309,6 +353,32 @@ impl Running {
                 self.snapshots_under_way -= 1;
                 self.keep_entries_until = self.rt.mono_now() + KEEP_AFTER_SNAPSHOT;
             }
+            PeerReport::Removed { by } => self.on_removed(by),
+        }
+    }
+
+    /// A peer answers us as one who was removed. While our cluster has a leader, for us, it is the peer that went another way:
+    /// it was made a cluster of its own (`--force-new-cluster`) although others were alive. It asks for nothing but to be
+    /// left alone, and must not stop a healthy majority.
+    fn on_removed(&mut self, by: MemberId) {
+        if !self.node.hears_a_leader() {
+            if !self.stopping.is_asked() {
+                tracing::info!(%by, "a peer says that this member was removed");
+                self.stopping.ask_removed();
+            }
+            return;
+        }
+        let now = self.rt.mono_now();
+        // Who was really removed hears of it before its leader falls silent.
+        let doubted_at = *self.removal_doubted_at.get_or_insert(now + REMOVAL_DOUBT_INTERVAL);
+        if now >= doubted_at {
+            self.removal_doubted_at = Some(now + REMOVAL_DOUBT_INTERVAL);
+            tracing::error!(
+                peer = %by,
+                leader = ?self.status.leader,
+                "a peer says that this member was removed, yet this member's cluster goes on with it: the peer has left, to \
+                 be a cluster of its own (--force-new-cluster). Remove the peer from this cluster"
+            );
         }
     }
 
@@ -349,6 +419,9 @@ impl Running {
                     Ok(conf_state) => {
                         // The apply loop waits for exactly this answer.
                         let _ = reply.send(conf_state);
+                        if change.r#type() == ConfChangeType::ConfChangeRemoveNode && change.node_id() == self.id.0 {
+                            self.published.removed.store(true, Ordering::Release);
+                        }
                         self.refresh_status();
                     }
                     Err(error) => {
@@ -384,52 +457,72 @@ impl Running {
     fn on_tick(&mut self, proposals: &mut mpsc::Receiver<Proposal>) {
         self.node.tick();
         self.node.campaign_if_alone();
-        if self.status.leader.is_none() {
-            while self.held.len() < BATCH_REQUESTS_MAX
-                && let Ok(proposal) = proposals.try_recv()
-            {
-                self.held.push_back(proposal);
+        if !self.status.takes_proposals {
+            self.hold_proposals(proposals);
+            if self.published.removed.load(Ordering::Acquire) {
+                self.held.fail_all(Error::Stopped);
             }
-            self.expire_held();
         }
+        let failed = self.held.expire(self.rt.mono_now());
+        self.metrics.proposals_failed.inc_by(failed as u64);
         // The apply loop goes only when the member stops.
         let _ = self.to_apply.send(ToApply::Tick);
     }
 
-    fn expire_held(&mut self) {
-        let now = self.rt.mono_now();
-        while self.held.front().is_some_and(|proposal| proposal.waiter.deadline <= now) {
-            let proposal = self.held.pop_front().expect("just seen");
-            self.metrics.proposals_failed.inc();
-            let _ = proposal.waiter.reply.send(Err(Error::Timeout));
+    fn hold_proposals(&mut self, proposals: &mut mpsc::Receiver<Proposal>) {
+        while self.held.has_room()
+            && let Ok(proposal) = proposals.try_recv()
+        {
+            self.held.hold(proposal);
         }
     }
 
     /// Proposes what is held and what waits in the queue, as one batch.
     fn take_proposals(&mut self, proposals: &mut mpsc::Receiver<Proposal>) {
-        if self.status.leader.is_none() {
-            return;
-        }
-        let mut batch_bytes: usize = self.held.iter().map(|proposal| proposal.data.len()).sum();
-        while self.held.len() < BATCH_REQUESTS_MAX
-            && batch_bytes < BATCH_BYTES_MAX
-            && let Ok(proposal) = proposals.try_recv()
-        {
-            batch_bytes += proposal.data.len();
-            self.held.push_back(proposal);
-        }
-        if self.held.is_empty() {
-            return;
-        }
-        // Refused only without a leader that takes them: then they stay held, to be proposed when there is one.
-        if self.node.propose(self.held.iter().map(|proposal| proposal.data.clone())) {
-            let waiters: Vec<Waiter> = self.held.drain(..).map(|proposal| proposal.waiter).collect();
-            let _ = self.to_apply.send(ToApply::Proposed(waiters));
+        if self.status.takes_proposals {
+            self.hold_proposals(proposals);
+            self.propose_held();
         }
     }
 
-    /// Asks for reads, takes all work that Raft has, starts the next write.
+    /// Proposes all that Raft takes now; the rest stays held.
+    fn propose_held(&mut self) {
+        if !self.node.takes_proposals() {
+            return;
+        }
+        while let Some(message) = self.held.take_forwarded() {
+            self.step(message);
+        }
+        if self.held.requests().len() > 0 && self.node.propose(self.held.requests()) {
+            let waiters = self.held.take_waiters();
+            let _ = self.to_apply.send(ToApply::Proposed(waiters));
+        }
+        self.propose_changes();
+    }
+
+    fn propose_changes(&mut self) {
+        while self.node.takes_proposals()
+            && !self.node.is_changing()
+            && let Some(next) = self.held.next_change()
+        {
+            if hand_over_first(&mut self.node, self.id, next) {
+                return;
+            }
+            match self.held.take_change() {
+                Some(Change::Ours(change, waiter)) => {
+                    let taken = self.node.propose_conf_change(&change);
+                    debug_assert!(taken, "Raft said that it takes proposals");
+                    let _ = self.to_apply.send(ToApply::Proposed(vec![waiter]));
+                }
+                Some(Change::Forwarded(message)) => self.step(*message),
+                None => unreachable!("there is a next one"),
+            }
+        }
+    }
+
+    /// Proposes what was held, asks for reads, takes all work that Raft has, starts the next write.
     fn work_off(&mut self) {
+        self.propose_held();
         self.ask_for_reads();
         while let Some(work) = self.node.take_work() {
             self.take(work);
@@ -567,14 +660,36 @@ impl Running {
             self.metrics.leader_changes.inc();
             tracing::info!(member_id = %self.id, leader = %leader, term = status.term.0, "raft elected a leader");
         }
+        if status.is_leader && status.has_committed_in_term && !(before.is_leader && before.has_committed_in_term) {
+            self.published.tell_version_news();
+        }
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let status = self.status;
         self.published.is_learner.store(status.is_learner, Ordering::Release);
         self.published.term.store(status.term.0, Ordering::Release);
         self.published.leader.store(status.leader.map_or(0, |id| id.0), Ordering::Release);
         self.published.committed.store(status.committed.0, Ordering::Release);
         self.metrics.has_leader.set(i64::from(status.leader.is_some()));
         self.metrics.is_leader.set(i64::from(status.is_leader));
+        self.metrics.is_learner.set(i64::from(status.is_learner));
         self.metrics.proposals_committed.set(status.committed.0 as i64);
     }
+}
+
+/// True if leadership is being handed over now because the change removes us, who lead. Tried once; if nobody takes it, the
+/// change goes its way all the same.
+fn hand_over_first(node: &mut Node, own: MemberId, held: &mut HeldChange) -> bool {
+    if held.handed_over || !held.removes(own) {
+        return false;
+    }
+    let Some(successor) = node.successor() else { return false };
+    tracing::info!(local_member_id = %own, transferee_member_id = %successor, "leadership is handed over before this member is removed");
+    held.handed_over = true;
+    node.transfer_leader(successor);
+    true
 }
 
 /// One write: the batch, then a mark and the release of what is below it. A snapshot's mark comes between the variables and

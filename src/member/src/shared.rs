@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use quorate_proto::raftpb;
-use quorate_raft::node::Committed;
+use quorate_raft::node::{Committed, PeerProgress};
 use quorate_runtime::clock::MonoTime;
 use quorate_runtime::sync::{oneshot, watch};
 use quorate_store::Response;
@@ -27,12 +27,29 @@ pub struct Waiter {
     pub reply: Reply,
 }
 
-/// A request on its way to the raft loop.
+/// A proposal on its way to the raft loop, and who waits for what comes of it.
 #[derive(Debug)]
 pub struct Proposal {
-    /// The encoded `InternalRaftRequest`.
-    pub data: Bytes,
+    pub payload: Payload,
     pub waiter: Waiter,
+}
+
+/// What is proposed.
+#[derive(Debug)]
+pub enum Payload {
+    /// An encoded `InternalRaftRequest`.
+    Request(Bytes),
+    /// A change of members; its id is the waiter's.
+    ConfChange(Box<raftpb::ConfChange>),
+}
+
+/// What else a handle asks of the raft loop.
+#[derive(Debug)]
+pub enum RaftQuestion {
+    /// How far each peer is; nobody, unless this member leads.
+    Progress(oneshot::Sender<Vec<PeerProgress>>),
+    /// Hand leadership to this member. Nothing happens unless this member leads.
+    TransferLeader(MemberId),
 }
 
 /// From the raft loop to the apply loop, in order.
@@ -96,9 +113,18 @@ pub struct Published {
     pub is_learner: AtomicBool,
     /// We lead, nobody else votes, and everything of earlier terms is applied: what is visible now is linearizable.
     pub reads_need_no_round: AtomicBool,
+    /// We applied our own removal: nothing that is proposed here goes anywhere any more.
+    pub removed: AtomicBool,
+    /// Counts what concerns the cluster's version: we began to lead, members changed, the version changed.
+    pub version_news: watch::Sender<u64>,
 }
 
 impl Published {
+    /// Wakes whoever watches over the cluster's version.
+    pub fn tell_version_news(&self) {
+        self.version_news.send_modify(|count| *count += 1);
+    }
+
     pub fn status(&self) -> RaftStatus {
         let leader = self.leader.load(Ordering::Acquire);
         RaftStatus {
@@ -127,15 +153,24 @@ impl Default for Stopping {
 }
 
 impl Stopping {
-    /// Asks the loops to end. The first reason stays.
-    pub fn ask(&self, reason: StopReason) {
+    /// Asks the loops to end. The first reason stays. False if somebody has asked before.
+    pub fn ask(&self, reason: StopReason) -> bool {
         self.asked.send_if_modified(|current| {
             let is_first = current.is_none();
             if is_first {
                 *current = Some(reason);
             }
             is_first
-        });
+        })
+    }
+
+    /// Asks the loops to end because this member was removed, and says so in the words that operators look for.
+    pub fn ask_removed(&self) {
+        if self.ask(StopReason::Removed) {
+            tracing::warn!(error = "the member has been permanently removed from the cluster", "server error");
+            tracing::warn!("data-dir used by this member must be removed");
+            tracing::warn!("this member has been permanently removed from the cluster. Exiting.");
+        }
     }
 
     /// True once somebody asked.

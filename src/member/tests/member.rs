@@ -177,8 +177,7 @@ fn a_start_that_was_cut_short_is_finished_by_the_next() {
         stop(&member).await;
         let ids = (member.id(), member.cluster_id());
         drop(member);
-        // A log without entries, beside a database that holds nothing: killed between the two first writes.
-        let metadata = quorate_proto::walpb::Metadata { node_id: Some(ids.0.0), cluster_id: Some(ids.1.0) };
+        // A database that holds nothing, and no log: killed between the two first steps.
         let fresh = path.join("fresh");
         let halfway = config(&fresh);
         fs::create_dir_all(halfway.snap_dir()).unwrap();
@@ -186,8 +185,6 @@ fn a_start_that_was_cut_short_is_finished_by_the_next() {
             quorate_store::Store::create(&rt, &halfway.database_path(), quorate_store::StoreOptions::default())
                 .unwrap(),
         );
-        let options = quorate_raft::wal::WalOptions::default();
-        drop(quorate_raft::wal::Wal::create(rt.clone(), &halfway.wal_path(), metadata, options).unwrap());
         let member = start(&rt, halfway).await.unwrap();
         assert_eq!((member.id(), member.cluster_id()), ids);
         stop(&member).await;

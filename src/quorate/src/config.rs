@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorate_api::ServerOptions;
-use quorate_member::MemberConfig;
+use quorate_member::{ClusterState, MemberConfig};
 use quorate_runtime::net::ListenOptions;
+use quorate_types::Quoted;
 
 use crate::flags::Settings;
 use crate::flags::table::{self, Support};
-use crate::go::quote::Quoted;
 use crate::urls::{self, Url};
 
 const DEFAULT_NAME: &str = "default";
@@ -54,8 +54,6 @@ pub struct Config {
     pub listen: ListenOptions,
     /// Of every client connection.
     pub server: ServerOptions,
-    /// `new`; only shown.
-    pub initial_cluster_state: String,
 }
 
 /// Checks the settings and builds the configuration; warnings go to the log. `default_host` finds the address by which other
@@ -88,7 +86,13 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
     let mut member = MemberConfig::single(&name, &data_dir, DEFAULT_PEER_URL, DEFAULT_CLIENT_URL);
     member.wal_dir = Some(settings.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from);
     member.initial_cluster = initial_cluster;
+    member.initial_cluster_state = match settings.text("initial-cluster-state") {
+        "existing" => ClusterState::Existing,
+        _ => ClusterState::New,
+    };
     settings.text("initial-cluster-token").clone_into(&mut member.initial_cluster_token);
+    member.force_new_cluster = settings.bool("force-new-cluster");
+    member.strict_reconfig_check = settings.bool("strict-reconfig-check");
     member.advertise_peer_urls = urls::texts(&advertise_peer);
     member.advertise_client_urls = urls::texts(&advertise_client);
     member.heartbeat_ms = settings.uint("heartbeat-interval");
@@ -124,7 +128,6 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
             reuse_address: settings.bool("socket-reuse-address"),
         },
         server: server_options(settings),
-        initial_cluster_state: settings.text("initial-cluster-state").to_owned(),
     })
 }
 
@@ -414,6 +417,8 @@ mod tests {
         assert_eq!(member.flush_interval, Duration::from_millis(100));
         assert_eq!((member.compaction_batch_rows, member.compaction_interval), (1000, Duration::from_millis(10)));
         assert!(member.pre_vote && !member.unsafe_no_fsync);
+        assert_eq!(member.initial_cluster_state, ClusterState::New);
+        assert!(!member.force_new_cluster && member.strict_reconfig_check);
         assert_eq!(config.server.max_concurrent_streams, u32::MAX);
         assert_eq!(config.server.keepalive_interval, Some(Duration::from_secs(7200)));
     }
@@ -436,6 +441,9 @@ mod tests {
             "--max-txn-ops=3",
             "--grpc-keepalive-timeout=0",
             "--socket-reuse-port",
+            "--initial-cluster-state=existing",
+            "--force-new-cluster",
+            "--strict-reconfig-check=false",
         ])
         .unwrap();
         let member = &config.member;
@@ -447,6 +455,8 @@ mod tests {
         assert_eq!((member.compaction_batch_rows, member.compaction_interval), (7, Duration::from_secs(1)));
         assert_eq!(config.server.keepalive_interval, None);
         assert!(config.listen.reuse_port);
+        assert_eq!(member.initial_cluster_state, ClusterState::Existing);
+        assert!(member.force_new_cluster && !member.strict_reconfig_check);
     }
 
     #[test]
@@ -523,7 +533,6 @@ mod tests {
              (--auto-compaction-retention), discovery (--discovery-srv): start without these settings"
         );
         assert!(refused(&["--listen-peer-urls=https://127.0.0.1:1"]).contains("--listen-peer-urls with https"));
-        assert!(refused(&["--initial-cluster-state=existing"]).contains("--initial-cluster-state"));
         assert!(refused(&["--feature-gates=LeaseCheckpoint=true"]).contains("--feature-gates"));
         assert!(refused(&["--config-file=x"]).contains("--config-file"));
     }

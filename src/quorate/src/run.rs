@@ -3,14 +3,15 @@
 //! 1. All ports are bound first: a port that is taken ends the program before anything is written.
 //! 2. The member starts: it locks its directory, founds or recovers, and its loops run.
 //! 3. When it is part of a working cluster it is published; client listeners serve, and the service manager is told.
-//! 4. A signal ends it: listeners close, requests in flight get a moment, the member flushes and closes its files, and the
-//!    process dies of the signal. A member that cannot go on ends the process with status 1.
+//! 4. A signal ends it: leadership is handed over, listeners close, requests in flight get a moment, the member flushes and
+//!    closes its files, and the process dies of the signal. A member that cannot go on ends the process with status 1, one that
+//!    was removed from its cluster with 0.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use quorate_api::{ApiOptions, ApiService, ServerOptions};
-use quorate_member::{Member, StopReason};
+use quorate_member::{Member, StartError, StopReason};
 use quorate_runtime::net::{Address, ListenOptions, Listener};
 use quorate_runtime::sync::{oneshot, watch};
 use quorate_runtime::{Rt, select, spawn};
@@ -37,11 +38,44 @@ pub enum Ending {
 pub async fn run(rt: Rt, config: Config, found: Found) -> Ending {
     match Running::start(rt, config, found).await {
         Ok(running) => running.until_the_end().await,
-        Err(error) => {
+        Err(NoStart::Removed) => {
+            tell_removed();
+            Ending::Status(0)
+        }
+        Err(NoStart::Because(error)) => {
             fatal!(error, "discovery failed");
             Ending::Status(1)
         }
     }
+}
+
+/// Why a member does not run.
+enum NoStart {
+    /// This went wrong.
+    Because(String),
+    /// It is no member any more. A supervisor that restarts what fails shall leave it alone: the status is 0.
+    Removed,
+}
+
+impl From<String> for NoStart {
+    fn from(error: String) -> Self {
+        NoStart::Because(error)
+    }
+}
+
+impl From<StartError> for NoStart {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Removed { .. } => NoStart::Removed,
+            error => NoStart::Because(error.to_string()),
+        }
+    }
+}
+
+/// etcd's last words of a removed member.
+fn tell_removed() {
+    tracing::warn!(error = "the member has been permanently removed from the cluster", "server error");
+    tracing::warn!("data-dir used by this member must be removed");
 }
 
 /// A listener that nobody serves yet.
@@ -63,7 +97,7 @@ struct Running {
 
 impl Running {
     /// Binds, starts the member and serves its peers. The error says why not.
-    async fn start(rt: Rt, config: Config, found: Found) -> Result<Running, String> {
+    async fn start(rt: Rt, config: Config, found: Found) -> Result<Running, NoStart> {
         if config.listen != ListenOptions::default() {
             tracing::info!(
                 reuse_address = config.listen.reuse_address,
@@ -77,7 +111,7 @@ impl Running {
         let client_listeners = bind(&rt, &config.listen_client, config.listen).await?;
 
         log_start(&rt, &config, found);
-        let member = Member::start(rt.clone(), config.member.clone()).await.map_err(|error| error.to_string())?;
+        let member = Member::start(rt.clone(), config.member.clone()).await?;
         // From here on a signal stops the member instead of killing it.
         let signal = signals::first().map_err(|error| format!("cannot wait for signals: {error}"))?;
 
@@ -88,13 +122,8 @@ impl Running {
         let mut peer_servers = Vec::new();
         for listener in peer_listeners {
             tracing::info!(address = %listener.local_address(), "serving peer traffic");
-            let serving = quorate_api::serve_with(
-                rt.clone(),
-                listener,
-                peer_port.clone(),
-                stop_peers.subscribe(),
-                config.server.clone(),
-            );
+            let (service, stop) = (peer_port.clone(), stop_peers.subscribe());
+            let serving = quorate_api::serve_peers(rt.clone(), listener, service, stop, config.server.grace);
             peer_servers.push(spawn::spawn_with_result(&*rt, serving));
         }
         tracing::info!(
@@ -166,6 +195,10 @@ impl Running {
             );
         };
         log("closing etcd server");
+        if signal.is_some() {
+            // While everything is still served: what comes in meanwhile goes to the new leader through us.
+            self.member.transfer_leadership().await;
+        }
         self.stop_clients.send_replace(true);
         for server in client_servers {
             // An error means that it panicked, which is in the log.
@@ -183,7 +216,10 @@ impl Running {
                 fatal!(error, "the member cannot go on");
                 Ending::Status(1)
             }
-            (StopReason::Removed, _) => Ending::Status(0),
+            (StopReason::Removed, _) => {
+                tell_removed();
+                Ending::Status(0)
+            }
             (StopReason::Asked, Some(signal)) => Ending::Signal(signal),
             (StopReason::Asked, None) => Ending::Status(0),
         }
@@ -264,7 +300,7 @@ fn log_start(rt: &Rt, config: &Config, found: Found) {
         .with("wal-dir", wal_dir.as_str())
         .with("wal-dir-dedicated", wal_dir.as_str())
         .with("member-dir", path(&member.member_dir()))
-        .with("force-new-cluster", false)
+        .with("force-new-cluster", member.force_new_cluster)
         .with("heartbeat-interval", GoDuration::from_millis(member.heartbeat_ms).to_string())
         .with("election-timeout", GoDuration::from_millis(member.election_ms).to_string())
         .with("initial-election-tick-advance", true)
@@ -276,7 +312,7 @@ fn log_start(rt: &Rt, config: &Config, found: Found) {
         .with("listen-client-urls", urls::texts(&config.listen_client))
         .with("listen-metrics-urls", Vec::<String>::new())
         .with("initial-cluster", cluster.join(","))
-        .with("initial-cluster-state", config.initial_cluster_state.as_str())
+        .with("initial-cluster-state", member.initial_cluster_state.name())
         .with("initial-cluster-token", member.initial_cluster_token.as_str())
         .with("quota-backend-bytes", member.quota_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)))
         .with("max-txn-ops", member.max_txn_ops)

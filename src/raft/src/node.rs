@@ -18,8 +18,15 @@
 //! body in before it gives the message to its node; then `Work::snapshot` says that Raft wants it, and the database and the
 //! log are switched before `on_persisted`.
 //!
+//! Raft takes no proposals without a leader, and none while leadership is handed over ([`NodeStatus::takes_proposals`]); a
+//! second configuration change, before the first is applied, it turns into nothing ([`Node::is_changing`]). The owner holds
+//! what cannot be taken yet. A leader that applies its own removal gives the lead to whom it knows to be furthest, and stops
+//! leading: raft-rs leaves that to its owner, and dies of the next entry that becomes durable.
+//!
 //! Elections draw their timeout from a generator that raft-rs keeps to itself and seeds past every simulator; so after every
 //! event it is set from the runtime's own seeded stream, drawn anew when term, role or leader changed.
+
+use std::cmp::Reverse;
 
 use bytes::Bytes;
 use quorate_proto::raftpb;
@@ -138,6 +145,8 @@ pub struct NodeStatus {
     pub is_learner: bool,
     /// We are a voter or a learner. A member that is not cannot vote, and what it proposes goes nowhere.
     pub is_member: bool,
+    /// What is proposed now is appended here, or passed on to the leader.
+    pub takes_proposals: bool,
 }
 
 /// How far a peer's log is known to equal the leader's.
@@ -161,8 +170,19 @@ pub struct Node {
     election_ticks: usize,
     election_timeout_ticks: usize,
     jitter_drawn_for: (u64, StateRole, u64),
+    /// Whom we asked to take over when we were removed.
+    bequest: Option<Bequest>,
     /// Kept beside raft-rs's own form, which is slow to ask.
     configuration: Configuration,
+}
+
+/// A removed leader's request to take over. It is made again with each tick for a while, because a follower that has not
+/// applied the removal yet ignores it.
+#[derive(Clone, Copy, Debug)]
+struct Bequest {
+    successor: u64,
+    term: u64,
+    ticks_left: usize,
 }
 
 /// What of the configuration is asked all the time.
@@ -222,6 +242,7 @@ impl Node {
             jitter,
             election_ticks: config.election_ticks,
             election_timeout_ticks: config.election_ticks,
+            bequest: None,
             configuration: Configuration::default(),
         };
         node.read_configuration();
@@ -233,6 +254,7 @@ impl Node {
     /// One heartbeat interval passed.
     pub fn tick(&mut self) {
         self.raw.tick();
+        self.repeat_bequest();
         self.keep_election_timeout();
     }
 
@@ -249,7 +271,7 @@ impl Node {
     }
 
     /// Proposes requests (each an encoded `InternalRaftRequest`), as one message with one entry each: raft-rs appends them at
-    /// once, and copies no bytes. Returns false if nothing can be proposed now: there is no leader to take it.
+    /// once, and copies no bytes. Returns false if nothing can be proposed now ([`NodeStatus::takes_proposals`]).
     #[must_use]
     pub fn propose(&mut self, requests: impl IntoIterator<Item = Bytes>) -> bool {
         let entries: Vec<Entry> = requests
@@ -263,7 +285,7 @@ impl Node {
         self.step_proposal(entries)
     }
 
-    /// Proposes one configuration change. Returns false if there is no leader to take it.
+    /// Proposes one configuration change. Returns false if nothing can be proposed now. See [`Node::is_changing`], too.
     #[must_use]
     pub fn propose_conf_change(&mut self, change: &raftpb::ConfChange) -> bool {
         use prost::Message as _;
@@ -326,6 +348,18 @@ impl Node {
     pub fn transfer_leader(&mut self, to: MemberId) {
         self.raw.transfer_leader(to.0);
         self.keep_election_timeout();
+    }
+
+    /// As the leader: who should take over. The voter that has most of the log, of those lately heard from if there are any.
+    pub fn successor(&self) -> Option<MemberId> {
+        let voters = self.progress().into_iter().filter(|peer| !peer.is_learner && peer.id != self.id);
+        voters.max_by_key(|peer| (peer.is_active, peer.matched, Reverse(peer.id))).map(|peer| peer.id)
+    }
+
+    /// We lead, and a configuration change is under way. Of another one Raft would make an empty entry, and who proposed it
+    /// would wait in vain.
+    pub fn is_changing(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader && self.raw.raft.has_pending_conf()
     }
 
     /// Starts an election now, as after a timeout.
@@ -422,8 +456,34 @@ impl Node {
         let state = self.raw.apply_conf_change(&inside).map_err(|error| NodeError::Refused(error.to_string()))?;
         self.raw.mut_store().set_conf_state(state.clone());
         self.read_configuration();
+        if self.raw.raft.state == StateRole::Leader && !state.get_voters().contains(&self.id.0) {
+            self.step_down();
+        }
         self.keep_election_timeout();
         Ok(wire::conf_state_from_raft(&state))
+    }
+
+    /// Ends our leadership because we are no voter any more.
+    fn step_down(&mut self) {
+        let successor = self.successor();
+        let raft = &mut self.raw.raft;
+        let term = raft.term;
+        raft.become_follower(term, raft::INVALID_ID);
+        if let Some(MemberId(successor)) = successor {
+            raft.send_timeout_now(successor);
+            self.bequest = Some(Bequest { successor, term, ticks_left: self.election_ticks });
+        }
+    }
+
+    fn repeat_bequest(&mut self) {
+        let Some(Bequest { successor, term, ticks_left }) = self.bequest else { return };
+        let raft = &mut self.raw.raft;
+        if ticks_left == 0 || raft.term != term || raft.leader_id != raft::INVALID_ID {
+            self.bequest = None;
+            return;
+        }
+        raft.send_timeout_now(successor);
+        self.bequest = Some(Bequest { successor, term, ticks_left: ticks_left - 1 });
     }
 
     /// Forgets entries up to `index`, and more (up to `durable`) if what is kept weighs more than `budget_bytes`.
@@ -451,7 +511,25 @@ impl Node {
             is_sole_voter: self.configuration.is_sole_voter,
             is_learner: self.configuration.is_learner,
             is_member: self.configuration.is_member,
+            takes_proposals: self.takes_proposals(),
         }
+    }
+
+    /// [`NodeStatus::takes_proposals`] alone.
+    pub fn takes_proposals(&self) -> bool {
+        let raft = &self.raw.raft;
+        match raft.state {
+            StateRole::Leader => raft.lead_transferee.is_none() && self.configuration.is_member,
+            StateRole::Follower => raft.leader_id != raft::INVALID_ID,
+            StateRole::Candidate | StateRole::PreCandidate => false,
+        }
+    }
+
+    /// True while a leader is there: we lead, with a quorum, or were sent something by the leader within an election timeout.
+    /// The leader in [`Node::status`] is the last one known; a learner, which never campaigns, keeps it for ever.
+    pub fn hears_a_leader(&self) -> bool {
+        let raft = &self.raw.raft;
+        raft.leader_id != raft::INVALID_ID && raft.election_elapsed < self.election_ticks
     }
 
     fn is_learner(&self, id: u64) -> bool {

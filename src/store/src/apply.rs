@@ -17,6 +17,7 @@ use quorate_types::{Error, LeaseId, Revision};
 
 use crate::StoreOptions;
 use crate::error::StoreError;
+use crate::membership::Member;
 use crate::mvcc::range::header;
 use crate::mvcc::txn::{self, Execution, Path};
 use crate::mvcc::write::{Delete, SLICE_ROWS, Writes, check_put};
@@ -38,9 +39,9 @@ pub enum Command {
         /// Stored with the next flush.
         conf_state: ConfState,
     },
-    /// A change of members that [`Store::check_conf_change`](crate::Store::check_conf_change) refused. Only the applied
-    /// index moves.
-    RefusedConfChange,
+    /// A change of members that [`Store::check_conf_change`](crate::Store::check_conf_change) refused with this error, which
+    /// is the answer. Only the applied index moves.
+    RefusedConfChange(Error),
 }
 
 /// How far an entry has got.
@@ -80,6 +81,8 @@ pub enum Response {
     LeaseRevoke(LeaseRevokeResponse),
     /// To an alarm request.
     Alarm(AlarmResponse),
+    /// To a change of members: who they are now, ordered by id.
+    Members(Vec<Member>),
 }
 
 /// An entry that writes, and may take more than one slice.
@@ -111,11 +114,13 @@ impl Start {
 /// Applies an entry, or the beginning of a long one. The applied index is the caller's to move.
 pub(crate) fn start(state: &mut State, options: &StoreOptions, command: Command) -> Result<Start, StoreError> {
     match command {
-        Command::Empty | Command::RefusedConfChange => Ok(Start::answer(Ok(Response::Empty))),
+        Command::Empty => Ok(Start::answer(Ok(Response::Empty))),
+        Command::RefusedConfChange(error) => Ok(Start::answer(Err(error))),
         Command::ConfChange { change, conf_state } => {
             state.conf_state = Arc::new(conf_state);
-            let result = Arc::make_mut(&mut state.membership).apply(&change, options.max_learners);
-            Ok(Start::answer(result.map(|()| Response::Empty)))
+            let membership = Arc::make_mut(&mut state.membership);
+            let result = membership.apply(&change, options.max_learners);
+            Ok(Start::answer(result.map(|()| Response::Members(membership.members().to_vec()))))
         }
         Command::Request(request) => {
             if let Some(error) = refusal_by_alarm(state, &request) {

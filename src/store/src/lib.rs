@@ -55,7 +55,7 @@ pub use error::{ReadError, StoreError};
 pub use flush::{Job, JobOutcome};
 pub use hash_kv::{CompactionHash, HashKv};
 pub use lease::Grant;
-pub use membership::Member;
+pub use membership::{Member, Membership};
 pub use mvcc::txn::is_read_only;
 pub use snapshot::{Imported, SnapshotExport, import_snapshot};
 pub use store::{Finished, Retired, Store, StoreOptions};

@@ -5,7 +5,8 @@
 //! its answer. A member's name and client URLs come later, by a normal entry that the member itself proposes.
 //!
 //! The rules are etcd's, in etcd's order: a removed id never returns; ids and peer URLs are unique; learners are limited
-//! (by a local flag, so it must be equal on all members); only a learner is promoted.
+//! (by a local flag, so it must be equal on all members); only a learner is promoted. One rule is added: the last voter stays,
+//! because a Raft group without voters, which etcd's members die of, could never change again.
 
 use quorate_proto::membershippb::ClusterMemberAttrSetRequest;
 use quorate_proto::raftpb::{ConfChange, ConfChangeType};
@@ -43,7 +44,7 @@ struct ChangeContext {
 
 /// All of it, shared with readers as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Membership {
+pub struct Membership {
     /// Ordered by id.
     members: Vec<Member>,
     /// Ordered.
@@ -96,8 +97,14 @@ impl Membership {
         membership
     }
 
-    pub(crate) fn members(&self) -> &[Member] {
+    /// All members, ordered by id.
+    pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// True if that id belonged to a member, and never will again.
+    pub fn is_removed(&self, id: MemberId) -> bool {
+        self.removed.binary_search(&id).is_ok()
     }
 
     pub(crate) fn removed(&self) -> &[MemberId] {
@@ -153,12 +160,15 @@ impl Membership {
             },
             Change::Update { .. } | Change::Remove if self.get(id).is_none() => Err(Error::MemberNotFound),
             Change::Update { peer_urls } if url_in_use(peer_urls) => Err(Error::PeerUrlExist),
+            Change::Remove if self.members.iter().all(|member| member.id == id || member.is_learner) => {
+                Err(Error::MemberNotEnoughStarted)
+            }
             Change::Update { .. } | Change::Remove => Ok(()),
         }
     }
 
     /// Makes a configuration change, or refuses it and changes nothing.
-    pub(crate) fn apply(&mut self, change: &ConfChange, max_learners: usize) -> Result<(), Error> {
+    pub fn apply(&mut self, change: &ConfChange, max_learners: usize) -> Result<(), Error> {
         let (id, change) = parse(change)?;
         self.check_parsed(id, &change, max_learners)?;
         let place = self.place(id);

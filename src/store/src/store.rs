@@ -15,6 +15,7 @@ use crate::error::{FileName, StoreError};
 use crate::flush::{Committed, CommittedKind, Done, Flush, Job, JobOutcome, Work};
 use crate::format::StateRecord;
 use crate::hash_kv::{Asker, CompactionHash, Hashing};
+use crate::membership::Membership;
 use crate::mvcc::compact::Compaction;
 use crate::open;
 use crate::publish::Published;
@@ -198,6 +199,11 @@ impl Store {
     /// Raft's configuration after the last entry.
     pub fn conf_state(&self) -> &raftpb::ConfState {
         &self.state.conf_state
+    }
+
+    /// The members after the last entry, to try changes on.
+    pub fn membership(&self) -> Membership {
+        Membership::clone(&self.state.membership)
     }
 
     /// Whether a change of members may be made; to be asked when its entry is reached, before raft makes it.

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use quorate_types::Quoted;
+
 use super::table::{self, Flag};
 use super::{Origin, Settings};
-use crate::go::quote::Quoted;
 
 /// What is said about a variable in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,9 +19,9 @@ use std::fmt::Write as _;
 use clap::builder::ValueParser;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, Command};
+use quorate_types::Quoted;
 
 use crate::go::duration::GoDuration;
-use crate::go::quote::Quoted;
 use crate::urls::Url;
 use go_rules::Stop;
 use table::{Flag, GROUPS, HIDDEN_HEADING};

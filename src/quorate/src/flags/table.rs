@@ -90,12 +90,11 @@ pub fn find(name: &str) -> Option<&'static Flag> {
     all().find(|flag| flag.name == name)
 }
 
-const PEERS: &str = "clusters of several members";
 const TLS: &str = "TLS";
 const AUTHENTICATION: &str = "users and roles";
 const DISCOVERY: &str = "discovery";
 const OPENTELEMETRY: &str = "OpenTelemetry tracing";
-const ONE_MEMBER: &str = "it concerns other members, and this version runs one";
+const PEER_LIMITS: &str = "reads and writes between members are limited to 5s";
 
 const MEMBER: &[Flag] = &[
     flag("name", Text, "default", "Name of this member, as people read it."),
@@ -104,7 +103,8 @@ const MEMBER: &[Flag] = &[
     flag("snapshot-count", Uint, "10000", "Applied entries between two snapshots of Raft's log."),
     flag("heartbeat-interval", Uint, "100", "Time between two heartbeats, in milliseconds."),
     flag("election-timeout", Uint, "1000", "Time without a leader until an election, in milliseconds."),
-    flag("initial-election-tick-advance", Bool, "true", "Start the first election early.").no_effect(ONE_MEMBER),
+    flag("initial-election-tick-advance", Bool, "true", "Start the first election early.")
+        .no_effect("the first election waits for a whole timeout, unless the member is alone"),
     flag("listen-peer-urls", Urls, "http://localhost:2380", "URLs to listen on for other members."),
     flag("listen-client-urls", Urls, "http://localhost:2379", "URLs to listen on for clients, gRPC and HTTP."),
     flag(
@@ -139,8 +139,8 @@ const MEMBER: &[Flag] = &[
     flag("grpc-keepalive-timeout", Duration, "20s", "Time that a ping may stay unanswered (0: no pings)."),
     flag("socket-reuse-port", Bool, "false", "Set SO_REUSEPORT on listeners."),
     flag("socket-reuse-address", Bool, "false", "Set SO_REUSEADDR on listeners."),
-    flag("raft-read-timeout", Duration, "5s", "Longest wait for bytes from a peer.").no_effect(ONE_MEMBER),
-    flag("raft-write-timeout", Duration, "5s", "Longest wait to send bytes to a peer.").no_effect(ONE_MEMBER),
+    flag("raft-read-timeout", Duration, "5s", "Longest wait for bytes from a peer.").no_effect(PEER_LIMITS),
+    flag("raft-write-timeout", Duration, "5s", "Longest wait to send bytes to a peer.").no_effect(PEER_LIMITS),
     flag("enable-grpc-gateway", Bool, "true", "Serve gRPC's calls as JSON over HTTP, too.")
         .no_effect("this version has no JSON gateway"),
     flag("feature-gates", FeatureGates, "", "Switches of features that are not final, as Name=true,Other=false."),
@@ -157,8 +157,7 @@ const CLUSTERING: &[Flag] = &[
         OneOf(&["new", "existing"]),
         "new",
         "Found a cluster ('new') or join one ('existing'); ignored once the member has data.",
-    )
-    .missing("joining a running cluster"),
+    ),
     flag("initial-cluster-token", Text, "etcd-cluster", "Goes into the ids, so that clusters founded alike differ."),
     flag("discovery-endpoints", Words, "", "Where the discovery service is.").missing(DISCOVERY),
     flag("discovery-token", Text, "", "Token of the cluster at the discovery service.").missing(DISCOVERY),
@@ -176,7 +175,7 @@ const CLUSTERING: &[Flag] = &[
     flag("discovery-fallback", OneOf(&["exit", "proxy"]), "exit", "What to do when discovery fails; only 'exit'."),
     flag("discovery-srv", Text, "", "DNS domain whose service records name the members.").missing(DISCOVERY),
     flag("discovery-srv-name", Text, "", "Suffix to the name of those records.").missing(DISCOVERY),
-    flag("strict-reconfig-check", Bool, "true", "Refuse membership changes that would cost the quorum.").no_effect(ONE_MEMBER),
+    flag("strict-reconfig-check", Bool, "true", "Refuse membership changes that would cost the quorum."),
     flag("pre-vote", Bool, "true", "Ask for votes before raising the term."),
     flag("auto-compaction-mode", Text, "periodic", "Unit of the retention: 'periodic' or 'revision'."),
     flag("auto-compaction-retention", Text, "0", "History to keep when compacting by itself (0: never compact).")
@@ -282,7 +281,12 @@ const FEATURES: &[Flag] = &[
 ];
 
 const UNSAFE: &[Flag] = &[
-    flag("force-new-cluster", Bool, "false", "Drop all other members and go on alone.").missing(PEERS),
+    flag(
+        "force-new-cluster",
+        Bool,
+        "false",
+        "Drop all other members, and what they may not have seen, and go on alone.",
+    ),
     flag("unsafe-no-fsync", Bool, "false", "Do not wait for the disk: a power cut loses acknowledged writes."),
 ];
 

@@ -1,8 +1,9 @@
 //! Kinds of flags and their values: what Go's flag types and etcd's own ones accept, and how they word a refusal.
 
+use quorate_types::Quoted;
+
 use crate::go::duration::GoDuration;
 use crate::go::number::{parse_bool, parse_int, parse_uint};
-use crate::go::quote::Quoted;
 use crate::urls::Url;
 
 /// etcd's feature gates with their defaults in 3.7.

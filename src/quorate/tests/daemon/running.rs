@@ -172,3 +172,47 @@ fn logs_go_to_a_file_when_asked() {
     let file = fs::read_to_string(dir.path().join("log.json")).unwrap();
     assert_eq!(file.lines().map(super::process::parse).collect::<Vec<_>>(), log);
 }
+
+/// The first of three founders; the others are nobody.
+const FIRST_OF_THREE: &str = "--initial-cluster=n1=http://localhost:2380,n2=http://127.0.0.1:1,n3=http://127.0.0.1:2";
+
+#[test]
+fn a_lone_first_member_of_three_waits_and_can_be_made_a_cluster_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = Daemon::start(quorate(dir.path()).args(FREE_PORTS).arg(FIRST_OF_THREE));
+    let waits =
+        first.wait_for("waiting for other members: the cluster serves once a majority of its voters is connected");
+    assert_eq!((&waits["connected-voters"], &waits["needed-voters"]), (&1.into(), &2.into()));
+    let mut missing: Vec<_> = waits["missing-peer-urls"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    missing.sort_unstable();
+    assert_eq!(missing, ["http://127.0.0.1:1", "http://127.0.0.1:2"]);
+    first.signal("-TERM");
+    let (how, log) = first.wait();
+    assert_eq!(how, Err(SIGTERM));
+    assert_healthy(&log);
+    assert!(log.iter().all(|line| line["msg"] != "ready to serve client requests"));
+
+    let mut alone = Daemon::start(quorate(dir.path()).args(FREE_PORTS).arg("--force-new-cluster"));
+    let peer = alone.wait_for("serving peer traffic")["address"].as_str().unwrap().to_owned();
+    serving(&mut alone);
+    let members: Value = serde_json::from_str(&get(&peer, "/members").1).unwrap();
+    assert_eq!((members.as_array().unwrap().len(), &members[0]["name"]), (1, &"n1".into()));
+    alone.signal("-TERM");
+    let (how, log) = alone.wait();
+    assert_eq!(how, Err(SIGTERM));
+    assert_healthy(&log);
+    let forced = log.iter().find(|line| line["msg"] == "forcing restart member").unwrap();
+    assert_eq!((&forced["wal-commit-index"], &forced["commit-index"]), (&3.into(), &5.into()));
+}
+
+#[test]
+fn a_cluster_that_nobody_runs_cannot_be_joined() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = run(quorate(dir.path()).args(FREE_PORTS).arg(FIRST_OF_THREE).arg("--initial-cluster-state=existing"));
+    assert_eq!(said.status.code(), Some(1));
+    assert_eq!(
+        said.line("discovery failed")["error"],
+        "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs"
+    );
+    assert!(!dir.path().join("data").exists());
+}

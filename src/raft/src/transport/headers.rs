@@ -40,6 +40,16 @@ pub struct Version {
 }
 
 impl Version {
+    /// The release `major.minor`.
+    pub const fn new(major: u64, minor: u64) -> Self {
+        Self { major, minor }
+    }
+
+    /// The release after this one.
+    pub const fn next_minor(self) -> Self {
+        Self { major: self.major, minor: self.minor + 1 }
+    }
+
     /// `3.7.1`, `v3.7`, `3.8.0-alpha.0+build`: three numbers, of which the last ones may be missing.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.strip_prefix('v').unwrap_or(text);

@@ -55,6 +55,7 @@ use quorate_types::{ClusterId, MemberId};
 
 pub use body::{RequestBody, ResponseBody};
 pub use connection::{CallError, Connection};
+pub use headers::Version;
 pub use peer::PeerStatus;
 pub use snapshot_receive::{remove_unfinished, snapshot_path};
 pub use snapshot_send::SnapshotBody;

@@ -461,9 +461,8 @@ impl Disk for TestDisk {
     }
 
     fn lock_exclusive(&self, path: &Path) -> io::Result<Box<dyn FileLock>> {
+        self.open(path, OpenMode::OpenOrCreate)?;
         let mut state = self.state();
-        state.alive()?;
-        state.inode_at(path)?;
         match state.locks.insert(path.to_path_buf()) {
             true => Ok(Box::new(TestLock { disk: self.clone(), path: path.to_path_buf() })),
             false => Err(io::ErrorKind::WouldBlock.into()),

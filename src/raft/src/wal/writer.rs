@@ -58,10 +58,24 @@ impl Wal {
     /// A new log in `dir`, which is created if missing. It is there completely or not at all: its only segment gets its name
     /// last.
     pub fn create(rt: Rt, dir: &Path, metadata: walpb::Metadata, options: WalOptions) -> Result<Wal, WalError> {
+        Self::create_with(rt, dir, metadata, &Batch::default(), options)
+    }
+
+    /// The same, with a first batch in it: no crash leaves the log without that batch.
+    ///
+    /// Panics as [`Wal::append`] does.
+    pub fn create_with(
+        rt: Rt,
+        dir: &Path,
+        metadata: walpb::Metadata,
+        first: &Batch,
+        options: WalOptions,
+    ) -> Result<Wal, WalError> {
         create_dir_durably(&rt, dir, options)?;
         if super::exists(&rt, dir)? {
             return Err(WalError::Exists { dir: dir.to_path_buf() });
         }
+        check_entries(first, LogIndex(0), &raftpb::HardState::default())?;
         let preallocator =
             Preallocator::new(rt.clone(), dir.to_path_buf(), options.segment_bytes, !options.unsafe_no_fsync);
         preallocator.remove_leftovers()?;
@@ -72,8 +86,17 @@ impl Wal {
         encoder.push_chain();
         encoder.push_bytes(Kind::Metadata, &metadata);
         encoder.push(Kind::Snapshot, &walpb::Snapshot { index: Some(0), term: Some(0), conf_state: None });
-        let hard_state = raftpb::HardState::default();
+        let mut hard_state = raftpb::HardState::default();
         push_state(&mut encoder, &hard_state, Position::default());
+        if !first.entries.is_empty() || first.hard_state.is_some() {
+            for entry in &first.entries {
+                encoder.push(Kind::Entry, entry);
+            }
+            hard_state = first.hard_state.unwrap_or_default();
+            // All of it is durable before it has a name, so what of it is found damaged later is no torn write.
+            let entries_end = encoder.bytes().len() as u64;
+            push_state(&mut encoder, &hard_state, durable_end(name, entries_end, options));
+        }
         let offset_bytes = encoder.bytes().len() as u64;
         let (tail, segment) = publish(&rt, dir, name, prepared, encoder.bytes(), options)?;
         Ok(Wal {
@@ -82,12 +105,12 @@ impl Wal {
             options,
             metadata,
             hard_state,
-            last_index: LogIndex(0),
+            last_index: first.entries.last().map_or(LogIndex(0), |last| LogIndex(last.index())),
             marks: vec![SnapshotMark::START],
             segments: vec![segment],
             tail,
             offset_bytes,
-            tail_is_used: false,
+            tail_is_used: !first.entries.is_empty(),
             durable: durable_end(name, offset_bytes, options),
             encoder,
             preallocator,
@@ -156,7 +179,7 @@ impl Wal {
     ///
     /// Panics if the entries leave a gap, or a term falls: such a log could not be read back.
     pub fn append(&mut self, batch: &Batch) -> Result<(), WalError> {
-        self.check_entries(batch)?;
+        check_entries(batch, self.last_index, &self.hard_state)?;
         self.change(|wal| {
             if !batch.entries.is_empty() || batch.hard_state.is_some() {
                 let room_bytes = batch.entries.iter().map(|entry| record_bytes_max(entry.encoded_len())).sum();
@@ -227,29 +250,6 @@ impl Wal {
         result
     }
 
-    fn check_entries(&self, batch: &Batch) -> Result<(), WalError> {
-        let mut next = match batch.entries.first() {
-            Some(first) => LogIndex(first.index()),
-            None => LogIndex(0),
-        };
-        assert!(batch.entries.is_empty() || next > LogIndex(0), "the first entry has index 1");
-        assert!(next <= self.last_index.next(), "entry {next} does not follow {}", self.last_index);
-        let hard_state = batch.hard_state.as_ref().unwrap_or(&self.hard_state);
-        assert!(hard_state.term() >= self.hard_state.term(), "the term does not fall");
-        for entry in &batch.entries {
-            let index = LogIndex(entry.index());
-            assert_eq!(index, next, "entries are consecutive");
-            assert!(entry.term() > 0, "entry {index} has a term");
-            assert!(entry.term() <= hard_state.term(), "entry {index} is not of a later term than the hard state");
-            next = next.next();
-            let record_bytes = entry.encoded_len() as u64 + OVERHEAD_BYTES_MAX as u64;
-            if record_bytes > RECORD_BYTES_MAX {
-                return Err(WalError::TooLarge { index, record_bytes, limit_bytes: RECORD_BYTES_MAX });
-            }
-        }
-        Ok(())
-    }
-
     fn tail_name(&self) -> SegmentName {
         self.segments.last().expect("a log has a segment").name
     }
@@ -314,6 +314,30 @@ impl Wal {
         self.rt.remove_file(path).map_err(WalError::io("remove", path))?;
         sync_dir(&self.rt, &self.dir, self.options)
     }
+}
+
+/// Refuses an entry that is too large for a record. Panics if what follows `last_index` and `present` could not be read back.
+fn check_entries(batch: &Batch, last_index: LogIndex, present: &raftpb::HardState) -> Result<(), WalError> {
+    let mut next = match batch.entries.first() {
+        Some(first) => LogIndex(first.index()),
+        None => LogIndex(0),
+    };
+    assert!(batch.entries.is_empty() || next > LogIndex(0), "the first entry has index 1");
+    assert!(next <= last_index.next(), "entry {next} does not follow {last_index}");
+    let hard_state = batch.hard_state.as_ref().unwrap_or(present);
+    assert!(hard_state.term() >= present.term(), "the term does not fall");
+    for entry in &batch.entries {
+        let index = LogIndex(entry.index());
+        assert_eq!(index, next, "entries are consecutive");
+        assert!(entry.term() > 0, "entry {index} has a term");
+        assert!(entry.term() <= hard_state.term(), "entry {index} is not of a later term than the hard state");
+        next = next.next();
+        let record_bytes = entry.encoded_len() as u64 + OVERHEAD_BYTES_MAX as u64;
+        if record_bytes > RECORD_BYTES_MAX {
+            return Err(WalError::TooLarge { index, record_bytes, limit_bytes: RECORD_BYTES_MAX });
+        }
+    }
+    Ok(())
 }
 
 /// Writes a segment's header into the prepared file, and gives it its name once that is durable.

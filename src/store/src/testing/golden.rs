@@ -155,6 +155,10 @@ fn show(outcome: Outcome) -> String {
         Ok(Response::Alarm(response)) => {
             format!("rev={}{}\n", revision(response.header.as_ref()), show_alarms(&response.alarms))
         }
+        Ok(Response::Members(members)) => {
+            let ids: Vec<_> = members.iter().map(|member| member.id.0).collect();
+            format!("members {ids:?}\n")
+        }
     };
     let over = if outcome.over_quota { "over quota\n" } else { "" };
     answer + over
@@ -428,8 +432,8 @@ impl Runner {
             context: args.next_pos().map(unescape),
         };
         if let Err(error) = self.bench().store.check_conf_change(&change) {
-            let outcome = self.bench().apply(Command::RefusedConfChange);
-            return Ok(format!("refused: {error}\n{}", show(outcome)));
+            let outcome = self.bench().apply(Command::RefusedConfChange(error));
+            return Ok(format!("refused: {}", show(outcome)));
         }
         let conf_state = ConfState { voters: vec![change.node_id()], ..ConfState::default() };
         Ok(show(self.bench().apply(Command::ConfChange { change, conf_state })))

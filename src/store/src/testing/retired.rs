@@ -7,7 +7,7 @@ use quorate_proto::etcdserverpb::{InternalRaftRequest, PutRequest, RangeRequest}
 use super::Bench;
 use crate::{Command, ReadError, Store, StoreOptions, View};
 
-/// A store with one row, which is neither pending nor cached.
+/// A store with one row, which is not pending.
 fn one_row(value: &'static str) -> Bench {
     let mut bench = Bench::new(StoreOptions { cache_bytes: 0, ..StoreOptions::default() });
     let put = PutRequest { key: "k".into(), value: value.into(), ..PutRequest::default() };
@@ -35,11 +35,14 @@ fn a_view_of_a_replaced_database_is_read_to_its_end() {
 #[test]
 fn reading_after_the_store_has_ended_is_no_damage() {
     let Bench { disk, options, store, .. } = one_row("value");
+    drop(store);
+    // Opened anew, so that no cache has the row.
+    let open = || Store::open_on(&disk, Path::new(super::FILE), options.clone()).expect("nothing is wrong with it");
+    let store = open();
     let view = store.reader().view();
     drop(store);
     let Err(ReadError::Closed(error)) = read(&view) else { panic!("a closed database was read") };
     assert!(error.to_string().contains("closed"), "{error}");
     drop(view);
-    let store = Store::open_on(&disk, Path::new(super::FILE), options).expect("nothing is wrong with it");
-    assert_eq!(read(&store.reader().view()).unwrap(), 1);
+    assert_eq!(read(&open().reader().view()).unwrap(), 1);
 }

@@ -156,15 +156,15 @@ fn run(bench: &mut Bench, step: Step) {
         Step::RemoveMember(id) => conf_change(1, id),
     };
     let mut conf_state = ConfState { auto_leave: Some(false), ..bench.store.conf_state().clone() };
-    if bench.store.check_conf_change(&change).is_ok() {
-        match change.r#type {
-            Some(0) => conf_state.voters.push(change.node_id()),
-            _ => conf_state.voters.retain(|id| *id != change.node_id()),
-        }
-        bench.apply(Command::ConfChange { change, conf_state });
-    } else {
-        bench.apply(Command::RefusedConfChange);
+    if let Err(error) = bench.store.check_conf_change(&change) {
+        bench.apply(Command::RefusedConfChange(error));
+        return;
     }
+    match change.r#type {
+        Some(0) => conf_state.voters.push(change.node_id()),
+        _ => conf_state.voters.retain(|id| *id != change.node_id()),
+    }
+    bench.apply(Command::ConfChange { change, conf_state });
 }
 
 proptest! {
@@ -229,8 +229,10 @@ fn filled() -> Bench {
         };
         let conf_state =
             ConfState { voters: vec![0x8e9e_05c5_2164_694d], auto_leave: Some(false), ..ConfState::default() };
-        let is_allowed = bench.store.check_conf_change(&change).is_ok();
-        bench.apply(if is_allowed { Command::ConfChange { change, conf_state } } else { Command::RefusedConfChange });
+        bench.apply(match bench.store.check_conf_change(&change) {
+            Ok(()) => Command::ConfChange { change, conf_state },
+            Err(error) => Command::RefusedConfChange(error),
+        });
     }
     let attributes = membershippb::Attributes { name: "m1".into(), client_urls: vec!["http://127.0.0.1:2379".into()] };
     bench.apply(entry(|request| {

@@ -449,3 +449,53 @@ fn no_single_bit_can_lie() {
     }
     assert!(refused > 4000, "only {refused} bits were missed");
 }
+
+#[test]
+fn a_log_that_begins_with_a_batch_is_never_there_without_it() {
+    let first = Batch {
+        hard_state: Some(hard_state(1, 0, 3)),
+        entries: (1..=3).map(|index| entry(index, 1, "founder")).collect(),
+        sync: true,
+    };
+    let make = |disk: &TestDisk| Wal::create_with(disk.rt(), dir(), metadata(), &first, small());
+    let whole = TestDisk::default();
+    let mut wal = make(&whole).unwrap();
+    assert_eq!((wal.last_index(), wal.durable()), (LogIndex(3), wal.end()));
+    wal.append(&Batch { hard_state: None, entries: vec![entry(4, 1, "next")], sync: true }).unwrap();
+    drop(wal);
+    let (_, recovered) = open(&whole, small()).unwrap();
+    assert_eq!((indices(&recovered), recovered.hard_state), (vec![1, 2, 3, 4], hard_state(1, 0, 3)));
+    assert_eq!(recovered.metadata, metadata());
+
+    // Cut off after each change and sync.
+    let (changes, mut found_without, mut found_whole) = (whole.changes(), 0, 0);
+    for after in 0..changes {
+        let disk = TestDisk::default();
+        disk.fail_after(after);
+        let created = make(&disk).map(drop);
+        disk.crash(&mut Dice::new(after), Torn::Garbage);
+        if matches!(read_all(&disk.rt(), dir()), Err(WalError::NotFound { .. })) {
+            assert!(created.is_err(), "a log that was made is gone");
+            found_without += 1;
+            continue;
+        }
+        let (_, recovered) = open(&disk, small()).unwrap();
+        assert_eq!((indices(&recovered), recovered.hard_state), (vec![1, 2, 3], hard_state(1, 0, 3)));
+        found_whole += 1;
+    }
+    assert!(found_without > 0 && found_whole > 0, "{found_without} without, {found_whole} whole");
+}
+
+#[test]
+fn damage_in_the_first_batch_is_no_torn_write() {
+    let first = Batch { hard_state: Some(hard_state(1, 0, 1)), entries: vec![entry(1, 1, "founder")], sync: true };
+    let disk = TestDisk::default();
+    let wal = Wal::create_with(disk.rt(), dir(), metadata(), &first, small()).unwrap();
+    drop(wal);
+    let path = tail_path(&disk);
+    let contents = disk.contents(&path).unwrap();
+    let at = contents.windows(7).position(|window| window == b"founder").unwrap();
+    disk.flip_bit(&path, at, 0);
+    let error = open(&disk, small()).err().unwrap().to_string();
+    assert!(error.contains("had been durable"), "{error}");
+}

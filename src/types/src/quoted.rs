@@ -1,4 +1,4 @@
-//! `%q`: text in double quotes, with what cannot be seen escaped.
+//! `%q` of Go: text in double quotes, with what cannot be seen escaped. etcd's error texts show what they refuse so.
 
 use std::fmt::{self, Write};
 
