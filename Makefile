@@ -7,9 +7,9 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 WORKSPACE := --workspace --locked --features sim
 EXAMPLES := $(TARGET)/release/examples
 INTEROP := --server $(TARGET)/release/quorate --wal-dump $(EXAMPLES)/wal_dump --bolt-copy $(EXAMPLES)/bolt_copy \
-    --snapshot-copy $(EXAMPLES)/snapshot_copy
+    --snapshot-copy $(EXAMPLES)/snapshot_copy --sim $(TARGET)/debug/quorate-sim
 
-.PHONY: help run test check build unit sim fuzz-smoke deny release interop interop-full bench soak nightly clean
+.PHONY: help run cluster test check build unit sim fuzz-smoke deny release sim-binary interop interop-full bench soak nightly clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -17,6 +17,10 @@ help: ## this list
 run: ## build and run one member on 127.0.0.1:2379, data in default.etcd
 	$(CARGO) build --release --locked -p quorate
 	exec $(TARGET)/release/quorate
+
+cluster: ## build and run three members, clients on 127.0.0.1:2379, :22379 and :32379, data in cluster.etcd
+	$(CARGO) build --release --locked -p quorate
+	@exec packaging/cluster.sh $(TARGET)/release/quorate
 
 test: check unit fuzz-smoke ## everything that must pass on a machine with only a Rust toolchain
 
@@ -44,10 +48,13 @@ deny: ## licences, sources and bans of the dependencies
 release: ## the binaries, in target/release
 	$(CARGO) build --release --locked --bins --examples
 
-interop: release ## real etcd tools and clients against a real member
+sim-binary: ## the simulator's binary, in target/debug
+	$(CARGO) build $(WORKSPACE) --bin quorate-sim
+
+interop: release sim-binary ## real etcd tools, clients and members with real members
 	python3 interop/interop.py $(INTEROP)
 
-interop-full: release ## the same with 20 kills under load
+interop-full: release sim-binary ## the same with 20 kills under load, 50 rounds of faults, the long migration
 	python3 interop/interop.py --full $(INTEROP)
 
 bench: release ## quorate, echo, floor and etcd in alternating rounds; prints ratios; then three members of each
@@ -55,9 +62,10 @@ bench: release ## quorate, echo, floor and etcd in alternating rounds; prints ra
 	$(TARGET)/release/quorate-bench compare --quorate $(TARGET)/release/quorate
 	$(TARGET)/release/quorate-bench compare --quorate $(TARGET)/release/quorate --members 3
 
-soak: ## many seeds, with a progress bar (SEEDS=n)
+soak: ## many seeds, with a progress bar (SEEDS=n), then as many with members that come and go
 	$(CARGO) build --release $(WORKSPACE) --bin quorate-sim
 	$(TARGET)/release/quorate-sim soak --seeds $(or $(SEEDS),2000)
+	$(TARGET)/release/quorate-sim soak --seeds $(or $(SEEDS),2000) --membership
 
 nightly: interop-full bench soak ## what is too long for the gate
 

@@ -69,7 +69,8 @@ impl Answer {
         self.header().map_or(0, |header| header.revision)
     }
 
-    fn encoded(&self) -> Vec<u8> {
+    /// The message that came over the wire.
+    pub(crate) fn encoded(&self) -> Vec<u8> {
         match self {
             Answer::Range(answer) => answer.encode_to_vec(),
             Answer::Put(answer) => answer.encode_to_vec(),

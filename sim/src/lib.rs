@@ -20,6 +20,7 @@ pub mod checkers;
 pub mod faults;
 pub mod history;
 pub mod model;
+pub mod recorded;
 pub mod run;
 pub mod workloads;
 pub mod world;

@@ -1,12 +1,14 @@
-//! `quorate-sim`: runs the simulator on one seed or on many.
+//! `quorate-sim`: runs the simulator on one seed or on many; judges what was recorded of real processes.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use indicatif::{ProgressBar, ProgressStyle};
+use quorate_sim::history::Outcome;
 use quorate_sim::run::soak::soak;
 use quorate_sim::run::{Options, run};
+use quorate_sim::{checkers, recorded};
 
 fn command() -> Command {
     let number = |name: &'static str, help: &'static str| {
@@ -21,6 +23,12 @@ fn command() -> Command {
                     .long("unsafe-no-fsync")
                     .action(ArgAction::SetTrue)
                     .help("Run members that never wait for the disk; the simulator must find the loss"),
+            )
+            .arg(
+                Arg::new("membership")
+                    .long("membership")
+                    .action(ArgAction::SetTrue)
+                    .help("Members come and go in each run, and some get a snapshot"),
             )
             .arg(number("members", "How many members [default: as the seed decides]"))
             .arg(number("flip-value", "Flip a bit of this value; the trace hash must change"))
@@ -49,6 +57,11 @@ fn command() -> Command {
                 .arg(number("first", "The first seed").default_value("0"))
                 .arg(number("jobs", "Runs at the same time").default_value("2")),
         )
+        .subcommand(
+            Command::new("check-history")
+                .about("Judges a history recorded of real processes (the form: sim/src/recorded.rs)")
+                .arg(Arg::new("file").value_name("FILE").required(true).help("The history, one JSON object a line")),
+        )
 }
 
 fn options(matches: &ArgMatches, seed: u64) -> Options {
@@ -56,6 +69,7 @@ fn options(matches: &ArgMatches, seed: u64) -> Options {
         seed,
         seconds: *matches.get_one("seconds").expect("it has a default"),
         operations: *matches.get_one("operations").expect("it has a default"),
+        membership: matches.get_flag("membership"),
         unsafe_no_fsync: matches.get_flag("unsafe-no-fsync"),
         members: matches.get_one("members").copied(),
         flip_value: matches.get_one("flip-value").copied(),
@@ -67,6 +81,7 @@ fn main() -> ExitCode {
     match command().get_matches().subcommand() {
         Some(("run", matches)) => run_one(matches),
         Some(("soak", matches)) => run_many(matches),
+        Some(("check-history", matches)) => check_history(matches),
         _ => unreachable!("clap demands a subcommand"),
     }
 }
@@ -84,9 +99,12 @@ fn run_one(matches: &ArgMatches) -> ExitCode {
     for repetition in 1..=repeat {
         let report = run(&Options { keep_trace: trace.is_some(), ..options.clone() });
         print!("{report}");
-        if matches.get_flag("story") && report.is_good() {
+        if matches.get_flag("story") {
             for (at, sentence) in &report.story {
                 println!("   {at} {sentence}");
+            }
+            for line in &report.log_lines {
+                println!("   {line}");
             }
             println!("{:#?}\n{:#?}\nevents {}\n{:#?}", report.disk, report.net, report.events, report.log_counts);
         }
@@ -122,6 +140,38 @@ fn run_many(matches: &ArgMatches) -> ExitCode {
     print!("{}", tally.table());
     println!("simulated seconds a second and job  {:.0}", tally.seconds / elapsed.as_secs_f64() / jobs.max(1) as f64);
     exit_code(tally.failed.is_empty())
+}
+
+/// Prints what the history holds, as one JSON object, and what the checkers find, a paragraph each.
+fn check_history(matches: &ArgMatches) -> ExitCode {
+    let file: &String = matches.get_one("file").expect("it is required");
+    #[expect(clippy::disallowed_methods, reason = "outside the simulated world")]
+    let read = std::fs::read(file).map_err(|error| error.to_string());
+    let evidence = match read.and_then(|text| recorded::read(&text)) {
+        Ok(evidence) => evidence,
+        Err(error) => {
+            eprintln!("cannot read {file}: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let operations = &evidence.operations;
+    let count = |of: fn(&Outcome) -> bool| operations.iter().filter(|operation| of(&operation.outcome)).count();
+    let counts = serde_json::json!({
+        "operations": operations.len(),
+        "answered": count(|outcome| matches!(outcome, Outcome::Answered(_))),
+        "refused": count(|outcome| matches!(outcome, Outcome::Refused { .. })),
+        "unknown": count(|outcome| *outcome == Outcome::Unknown),
+        "writes": operations.iter().filter(|operation| operation.written_revision().is_some()).count(),
+        "taps": evidence.taps.len(),
+        "crashes": evidence.crashes.len(),
+        "hashes": evidence.hashes.len(),
+    });
+    println!("{counts}");
+    let violations = checkers::judge(&evidence);
+    for violation in &violations {
+        println!("{}: {}", violation.checker, violation.what);
+    }
+    exit_code(violations.is_empty())
 }
 
 /// 0: nothing found; 1: a checker found something. (2 is clap's, for a wrong command line.)

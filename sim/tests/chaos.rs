@@ -1,7 +1,8 @@
 //! Chaos over many seeds, and the proofs that it means something: runs repeat to the bit, crashes really lose bytes, and a
 //! known bug is found.
 //!
-//! `SIM_SEEDS=N` runs N seeds instead of 200, `SIM_SEED=S` runs that seed alone.
+//! `SIM_SEEDS=N` runs N seeds instead of 200 (and a fifth of them with members that come and go), `SIM_SEED=S` runs that seed
+//! alone.
 #![cfg(feature = "sim")]
 
 use std::process::Command;
@@ -48,6 +49,30 @@ fn no_seed_finds_anything_and_crashes_really_lose_bytes() {
             tally.lossy_percent()
         );
         assert!(tally.cut_tails > 0, "no recovery ever cut a tail");
+    }
+}
+
+/// Each of these runs installs a snapshot and adds a member, or it is a failure by itself.
+#[test]
+fn members_come_and_go_and_nothing_is_lost() {
+    if number("SIM_SEED").is_some() {
+        return;
+    }
+    let seeds = number("SIM_SEEDS").unwrap_or(200).div_ceil(5);
+    let options = Options { membership: true, ..Options::new(0) };
+    let tally = soak(0..seeds, jobs(), &options, |report| println!("{}", report.summary()));
+    println!("{}", tally.table());
+    if let Some(report) = tally.failed.first() {
+        let all: Vec<_> = tally.failed.iter().map(|report| report.seed).collect();
+        panic!("seeds {all:?} found something; the first:\n{report}");
+    }
+    let count =
+        |counts: &std::collections::BTreeMap<&'static str, u64>, name: &str| counts.get(name).copied().unwrap_or(0);
+    assert!(count(&tally.marks, "snapshot_installed") >= seeds);
+    assert!(count(&tally.strikes, "member_added") >= seeds);
+    // A few seeds may happen to have none of these.
+    if seeds >= 20 {
+        assert!(count(&tally.strikes, "member_removed") > 0 && count(&tally.strikes, "member_promoted") > 0);
     }
 }
 

@@ -12,6 +12,16 @@ impl Checker for Liveness {
     }
 
     fn check(&self, evidence: &Evidence) -> Result<(), String> {
+        if evidence.unsettled {
+            return Err(
+                "the membership could not be settled: a change was refused, or a learner not promoted".to_owned()
+            );
+        }
+        if evidence.straggling {
+            return Err(
+                "a member did not catch up with the others, or did not run, though all faults were over".to_owned()
+            );
+        }
         let by = evidence.healed_at.plus_nanos(evidence.recovery_limit_ns);
         for &client in &evidence.clients {
             let mut after = evidence.operations.iter().filter(|operation| {
@@ -51,5 +61,9 @@ mod tests {
         evidence.recovery_limit_ns = u64::MAX;
         evidence.operations.pop();
         assert!(Liveness.check(&evidence).unwrap_err().contains("no linearizable read"));
+        evidence.straggling = true;
+        assert!(Liveness.check(&evidence).unwrap_err().contains("catch up"));
+        evidence.unsettled = true;
+        assert!(Liveness.check(&evidence).unwrap_err().contains("membership"));
     }
 }

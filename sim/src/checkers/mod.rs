@@ -36,6 +36,10 @@ pub struct Evidence {
     pub complaints: Vec<String>,
     /// What each member holds at the end, at one revision; only of members that were there.
     pub hashes: Vec<MemberHash>,
+    /// Some member of the healed cluster did not come to hold what the others hold, in the time that there was.
+    pub straggling: bool,
+    /// The healed cluster could not be brought to a membership of voters that all run.
+    pub unsettled: bool,
 }
 
 /// The hash of all rows of a member.

@@ -31,7 +31,7 @@ impl Fault for Clocks {
     fn run<'a>(&'a self, stage: &'a Arc<Stage>, mut dice: Dice) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             while stage.pause(interval(&mut dice, self.every)).await {
-                let machine = dice.pick(&stage.cluster.members);
+                let machine = &dice.pick(&stage.cluster.members()).clone();
                 stage.strike("clocks");
                 let forwards = dice.percent(50);
                 match dice.below(3) {
@@ -46,7 +46,7 @@ impl Fault for Clocks {
                     _ => machine.clock.leap(Duration::from_millis(dice.magnitude(1, 60_000))),
                 }
             }
-            for machine in &stage.cluster.members {
+            for machine in &stage.cluster.machines {
                 machine.clock.set_rate(0);
             }
         })

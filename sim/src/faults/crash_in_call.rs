@@ -68,7 +68,7 @@ impl Fault for CrashInCall {
     fn run<'a>(&'a self, stage: &'a Arc<Stage>, mut dice: Dice) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             while stage.pause(interval(&mut dice, self.every)).await {
-                let machine = dice.pick(&stage.cluster.members);
+                let machine = &dice.pick(&stage.cluster.members()).clone();
                 let calls = dice.below(self.calls_max);
                 if !machine.is_running() || !self.crash(stage, machine, calls).await {
                     continue;

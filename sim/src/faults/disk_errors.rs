@@ -43,7 +43,7 @@ impl Fault for DiskErrors {
     fn run<'a>(&'a self, stage: &'a Arc<Stage>, mut dice: Dice) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             while stage.pause(interval(&mut dice, self.every)).await {
-                let machine = dice.pick(&stage.cluster.members);
+                let machine = &dice.pick(&stage.cluster.members()).clone();
                 stage.strike("disk_errors");
                 stage.world.tell(format!("{}'s disk fails", machine.name));
                 let room_bytes = dice.magnitude(1, 1 << 20);

@@ -38,7 +38,7 @@ impl Fault for Kill {
     fn run<'a>(&'a self, stage: &'a Arc<Stage>, mut dice: Dice) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             while stage.pause(interval(&mut dice, self.every)).await {
-                let machine = dice.pick(&stage.cluster.members);
+                let machine = &dice.pick(&stage.cluster.members()).clone();
                 let death = if dice.percent(self.power) { Death::PowerFailure } else { Death::Kill };
                 if stage.cluster.kill(machine, death) {
                     stage.strike("kill");

@@ -8,6 +8,7 @@ mod clocks;
 mod crash_in_call;
 mod disk_errors;
 mod kill;
+pub mod membership;
 mod network;
 mod partition;
 mod pause;
@@ -101,6 +102,7 @@ pub const ALL: &[(&str, Make)] = &[
     ("clocks", |dice| Box::new(clocks::Clocks::draw(dice))),
     ("network", |dice| Box::new(network::Network::draw(dice))),
     ("partition", |dice| Box::new(partition::Partition::draw(dice))),
+    (membership::NAME, |dice| Box::new(membership::Membership::draw(dice))),
 ];
 
 /// How long after one strike the next one comes: around `mean`, from a quarter of it to nearly twice.

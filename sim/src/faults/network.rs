@@ -57,7 +57,7 @@ impl Fault for Network {
                     knobs.partial_percent = self.partial_percent;
                 });
                 if dice.percent(50) {
-                    net.reset_one(dice.pick(&stage.cluster.members).machine);
+                    net.reset_one(dice.pick(&stage.cluster.members()).machine);
                 }
                 stage.pause(Duration::from_millis(dice.magnitude(100, 8000))).await;
                 net.tune(|knobs| *knobs = NetKnobs::default());

@@ -38,9 +38,10 @@ impl Fault for Partition {
             let net = &stage.world.net;
             while stage.pause(interval(&mut dice, self.every)).await {
                 stage.strike("partition");
-                let member = dice.pick(&stage.cluster.members).machine;
+                let members = stage.cluster.members();
+                let member = dice.pick(&members).machine;
                 let cut_share = *dice.pick(&[30, 100]);
-                let others = stage.cluster.members.iter().map(|other| other.machine).filter(|&other| other != member);
+                let others = members.iter().map(|other| other.machine).filter(|&other| other != member);
                 for other in others.chain(stage.client_machines.iter().copied()) {
                     if !dice.percent(cut_share) {
                         continue;

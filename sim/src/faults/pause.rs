@@ -30,7 +30,7 @@ impl Fault for Pause {
     fn run<'a>(&'a self, stage: &'a Arc<Stage>, mut dice: Dice) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             while stage.pause(interval(&mut dice, self.every)).await {
-                let machine = dice.pick(&stage.cluster.members);
+                let machine = &dice.pick(&stage.cluster.members()).clone();
                 stage.cluster.pause(machine);
                 stage.strike("pause");
                 stage.pause(Duration::from_millis(dice.magnitude(1, self.pause_ms_max))).await;

@@ -30,7 +30,7 @@ impl Fault for SlowDisk {
     fn run<'a>(&'a self, stage: &'a Arc<Stage>, mut dice: Dice) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             while stage.pause(interval(&mut dice, self.every)).await {
-                let machine = dice.pick(&stage.cluster.members);
+                let machine = &dice.pick(&stage.cluster.members()).clone();
                 machine.disk.tune(|knobs| knobs.slowness_percent = self.slowness_percent);
                 stage.strike("slow_disk");
                 stage.pause(Duration::from_millis(dice.magnitude(50, 4000))).await;

@@ -12,7 +12,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use crate::world::{clock, lock};
 
 /// Lines kept for a report.
-const KEPT_LINES: usize = 200;
+const KEPT_LINES: usize = 5000;
 
 /// Collects the events of our own crates on the thread that it is the default of.
 #[derive(Clone, Default)]

@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::checkers::{self, Evidence, MemberHash, Violation};
-use crate::faults::Stage;
+use crate::faults::membership::Operator;
+use crate::faults::{Stage, membership};
 use crate::history::{Answer, Outcome, Recorder};
 use crate::workloads::{Client, Knowledge, tap};
 use crate::world::clock::{self, SimTime};
@@ -47,6 +48,12 @@ where
 
 /// A healed cluster must serve every client within this.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
+
+/// The machine of the operator who looks after the members when all is over.
+const AUDITING_OPERATOR: u64 = 51;
+
+/// Machines beside those of the founders, on which members may be added.
+const SPARE_MACHINES: u64 = 2;
 
 /// A run that has not got its operations after so many times its planned length is not live.
 const OVERTIME: u64 = 5;
@@ -96,8 +103,8 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
     let mut hook_dice = world.dice("hooks");
     quorate_runtime::mark::begin(Box::new(move |_| hook_dice.per_million(hook_per_million)));
 
-    let cluster = Cluster::new(&world, plan.members, &plan.limits);
-    for machine in &cluster.members {
+    let cluster = Cluster::new(&world, plan.members, SPARE_MACHINES, &plan.limits);
+    for machine in &cluster.machines {
         cluster.start(machine);
     }
     let client_count = plan.clients.len() as u64;
@@ -122,6 +129,7 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
             client
         }));
     }
+    let changes_members = plan.faults.iter().any(|fault| fault.name() == membership::NAME);
     let mut striking = Vec::new();
     for fault in plan.faults {
         let (stage, dice) = (Arc::clone(&stage), world.dice(&format!("fault {}", fault.name())));
@@ -133,7 +141,7 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
     loop {
         clock::sleep(Duration::from_secs(1)).await;
         let played = clock::now().since(SimTime::default());
-        let enough = played >= wanted && recorder.answered() >= options.operations;
+        let enough = played >= wanted && recorder.answered() >= options.operations && is_eventful(options, &stage);
         if enough || played >= wanted * OVERTIME as u32 || !cluster.complaints().is_empty() {
             break;
         }
@@ -146,11 +154,13 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
     heal(&world, &cluster);
     let healed_at = clock::now();
     world.tell("all faults are over");
+    let mut operator = Operator::new(&stage, AUDITING_OPERATOR, world.dice("operator at the end"));
 
-    let mut clients = Vec::new();
     // A member that is known to be broken need not be waited for.
     let patience = if cluster.complaints().is_empty() { RECOVERY_LIMIT } else { Duration::from_secs(1) };
     let deadline = healed_at.plus_nanos(patience.as_nanos() as u64);
+    let unsettled = changes_members && by(deadline, operator.settle()).await.is_none();
+    let mut clients = Vec::new();
     for client in playing {
         // A client that waits for a connection notices the end only when it gets one.
         let Some(ended) = by(deadline, client).await else { continue };
@@ -160,10 +170,10 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
     }
     let mut auditor = new_client(auditor_number);
     by(deadline, audit(&mut auditor)).await;
-    let hashes = by(deadline, hashes(&cluster)).await.unwrap_or_default();
+    let hashes = by(deadline, hashes(&cluster)).await;
     let client_numbers = (0..client_count).chain([auditor_number]).collect();
 
-    for machine in &cluster.members {
+    for machine in &cluster.machines {
         cluster.stop(machine).await;
     }
     let evidence = Evidence {
@@ -174,7 +184,10 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
         recovery_limit_ns: RECOVERY_LIMIT.as_nanos() as u64,
         clients: client_numbers,
         complaints: cluster.complaints(),
-        hashes,
+        // One that is known to be broken was not waited for.
+        straggling: hashes.is_none() && cluster.complaints().is_empty(),
+        hashes: hashes.unwrap_or_default(),
+        unsettled,
     };
     let mut violations = checkers::judge(&evidence);
     // A run that a broken member cut short has more to say than that.
@@ -182,8 +195,12 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
         let what = format!("only {acked} operations were answered in {healed_at}");
         violations.push(Violation { checker: "vacuity", what });
     }
+    if !is_eventful(options, &stage) && evidence.complaints.is_empty() {
+        let what = "no member came or went, or no snapshot was installed".to_owned();
+        violations.push(Violation { checker: "vacuity", what });
+    }
     let mut disk = DiskCounters::default();
-    for machine in &cluster.members {
+    for machine in &cluster.machines {
         disk += machine.disk.counters();
     }
     drop((clients, auditor));
@@ -209,11 +226,17 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
     }
 }
 
+/// True if there happened what this run was for.
+fn is_eventful(options: &Options, stage: &Stage) -> bool {
+    !options.membership
+        || (quorate_runtime::mark::count("snapshot_installed") > 0 && stage.strikes().contains_key("member_added"))
+}
+
 /// Puts everything right and lets every member run.
 fn heal(world: &World, cluster: &Arc<Cluster>) {
     world.net.mend_all();
     world.net.tune(|knobs| *knobs = NetKnobs::default());
-    for machine in &cluster.members {
+    for machine in &cluster.machines {
         machine.disk.tune(|knobs| *knobs = DiskKnobs::default());
         cluster.resume(machine);
         if machine.disk.is_fuse_blown() {
@@ -236,17 +259,17 @@ async fn by<T>(deadline: SimTime, work: impl Future<Output = T>) -> Option<T> {
 async fn hashes(cluster: &Cluster) -> Vec<MemberHash> {
     loop {
         let views: Vec<_> =
-            cluster.members.iter().map(|machine| Some((&machine.name, machine.member()?.view()))).collect();
+            cluster.members().iter().map(|machine| Some((machine.name.clone(), machine.member()?.view()))).collect();
         let revision = views.first().and_then(|first| Some(first.as_ref()?.1.revision()));
         let (Some(views), Some(revision)) = (views.into_iter().collect::<Option<Vec<_>>>(), revision) else {
             clock::sleep(Duration::from_millis(100)).await;
             continue;
         };
         if views.iter().all(|(_, view)| view.revision() == revision) {
-            let hash = |(name, view): (&String, Arc<quorate_store::View>)| {
+            let hash = |(name, view): (String, Arc<quorate_store::View>)| {
                 let hash = view.hash_kv(revision).ok()?;
                 Some(MemberHash {
-                    member: name.clone(),
+                    member: name,
                     revision: revision.0,
                     compact_revision: hash.compact_revision.0,
                     hash: hash.hash,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use quorate_member::MemberConfig;
 
-use crate::faults::{self, Fault};
+use crate::faults::{self, Fault, membership};
 use crate::workloads::{self, ClientOptions, Workload};
 use crate::world::cluster::Limits;
 use crate::world::dice::Dice;
@@ -21,6 +21,8 @@ pub struct Options {
     pub operations: u64,
     /// How many members, if not as the seed decides.
     pub members: Option<u64>,
+    /// Members come and go in this run, and some get a snapshot.
+    pub membership: bool,
     /// Runs members that never wait for the disk: a known bug, which must be found.
     pub unsafe_no_fsync: bool,
     /// Flips one bit of this value (counted over all clients' values, from 1): the trace hash must change.
@@ -37,6 +39,7 @@ impl Options {
             seconds: 60,
             operations: 1000,
             members: None,
+            membership: false,
             unsafe_no_fsync: false,
             flip_value: None,
             keep_trace: false,
@@ -55,6 +58,9 @@ impl Options {
         }
         if let Some(members) = self.members {
             command += &format!(" --members {members}");
+        }
+        if self.membership {
+            command += " --membership";
         }
         if self.unsafe_no_fsync {
             command += " --unsafe-no-fsync";
@@ -104,7 +110,7 @@ impl Plan {
             // There is always some crash in a run; the rest is drawn.
             let wanted = dice.percent(50) || (*name == "crash_in_call" && dice.percent(80));
             let drawn = make(&mut dice);
-            if wanted {
+            if wanted || (options.membership && *name == membership::NAME) {
                 faults.push(drawn);
             }
         }
@@ -127,8 +133,8 @@ fn draw_settings(options: &Options, dice: &mut Dice) -> MemberConfig {
         heartbeat_ms,
         election_ms: heartbeat_ms * *dice.pick(&[5, 10]),
         pre_vote: dice.percent(80),
-        snapshot_count: *dice.pick(&[3, 50, 1000, 10_000]),
-        snapshot_catchup_entries: *dice.pick(&[0, 10, 5000]),
+        snapshot_count: *dice.pick(if options.membership { &[3, 3, 50] } else { &[3, 50, 1000, 10_000] }),
+        snapshot_catchup_entries: *dice.pick(if options.membership { &[0, 10] } else { &[0, 10, 5000] }),
         flush_interval: Duration::from_millis(*dice.pick(&[1, 20, 100, 1000])),
         pending_bytes_max: *dice.pick(&[8 << 10, 256 << 10, 64 << 20]),
         cache_bytes: *dice.pick(&[64 << 10, 1 << 20, 64 << 20]),

@@ -196,7 +196,7 @@ impl Client {
 
     fn classify(&self, status: &tonic::Status) -> Outcome {
         let alarming = matches!(status.code(), tonic::Code::DataLoss | tonic::Code::Unimplemented);
-        if alarming && !self.stage.cluster.members.iter().any(|member| member.is_excused()) {
+        if alarming && !self.stage.cluster.machines.iter().any(|member| member.is_excused()) {
             self.stage.cluster.complain(format!("client {} was told {status:?}", self.number));
         }
         let promises_nothing_was_done = REFUSALS
@@ -217,8 +217,8 @@ impl Client {
             {
                 return kv.clone();
             }
-            let members = &self.stage.cluster.members;
-            let address = self.dice.pick(members).client_address();
+            let members = self.stage.cluster.members();
+            let address = self.dice.pick(&members).client_address();
             let connecting = Connection::connect(&self.rt, address);
             if let Some(Ok(connection)) = within(self.options.timeout, connecting).await {
                 let kv = KvClient::with_origin(connection.clone(), connection.origin());

@@ -1,5 +1,8 @@
 //! Members and clients on their machines: starting, stopping, killing, pausing.
 //!
+//! There are more machines than founders: the others are spare until an operator has added a member for them (see
+//! `faults::membership`), and one whose member was removed is spare again. What is spare is not started by anybody.
+//!
 //! A member machine has a name, an address, a disk and a clock that outlive its processes. A process is one start of the real
 //! member with its real gRPC server on a simulated listener, on a madsim node of its own. Nothing in the product knows.
 //!
@@ -12,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use madsim::runtime::{Handle, NodeHandle};
-use quorate_member::{Member, MemberConfig, StopReason};
+use quorate_member::{ClusterState, Member, MemberConfig, StartError, StopReason};
 use quorate_runtime::Rt;
 use quorate_runtime::net::{Address, ListenOptions};
 use quorate_runtime::sync::watch;
@@ -33,11 +36,11 @@ pub struct Limits {
     pub settings: MemberConfig,
 }
 
-/// The members of a run.
+/// The machines of a run that are there for members.
 pub struct Cluster {
     world: Arc<World>,
-    /// Its members, in order of their numbers.
-    pub members: Vec<Arc<MemberMachine>>,
+    /// All of them, in order of their numbers.
+    pub machines: Vec<Arc<MemberMachine>>,
     complaints: Mutex<Vec<String>>,
     crashes: Mutex<Vec<SimTime>>,
 }
@@ -54,12 +57,25 @@ pub struct MemberMachine {
     pub clock: Arc<MachineClock>,
     address: SocketAddr,
     peer_address: SocketAddr,
+    /// Where other members reach it.
+    pub peer_url: String,
     limits: Limits,
     state: Mutex<MachineState>,
 }
 
-#[derive(Default)]
+/// What a machine is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// To found the cluster.
+    Founder,
+    /// To join it.
+    Joiner,
+    /// For nothing now.
+    Spare,
+}
+
 struct MachineState {
+    role: Role,
     process: Option<Process>,
     starts: u64,
 }
@@ -82,13 +98,13 @@ const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
 
 impl Cluster {
-    /// Machines for `count` members, all off.
-    pub fn new(world: &Arc<World>, count: u64, limits: &Limits) -> Arc<Self> {
+    /// Machines for `count` founders and as many as `spare` more, all off.
+    pub fn new(world: &Arc<World>, count: u64, spare: u64, limits: &Limits) -> Arc<Self> {
         let name = |number: u64| format!("m{number}");
         let ip = |number: u64| IpAddr::V4(Ipv4Addr::new(10, 0, 0, number as u8));
         let peer_url = |number| format!("http://{}:{PEER_PORT}", ip(number));
         let founders: Vec<_> = (1..=count).map(|number| (name(number), vec![peer_url(number)])).collect();
-        let members = (1..=count).map(|number| {
+        let machines = (1..=count + spare).map(|number| {
             let (name, ip) = (name(number), ip(number));
             world.net.add_machine(number, &name, ip);
             let mut dice = world.dice(&format!("machine {name}"));
@@ -117,15 +133,74 @@ impl Cluster {
                 address,
                 peer_address: SocketAddr::new(ip, PEER_PORT),
                 limits,
-                state: Mutex::default(),
+                peer_url: peer_url(number),
+                state: Mutex::new(MachineState {
+                    role: if number <= count { Role::Founder } else { Role::Spare },
+                    process: None,
+                    starts: 0,
+                }),
             })
         });
-        let members = members.collect();
-        Arc::new(Self { world: Arc::clone(world), members, complaints: Mutex::default(), crashes: Mutex::default() })
+        let machines = machines.collect();
+        Arc::new(Self { world: Arc::clone(world), machines, complaints: Mutex::default(), crashes: Mutex::default() })
     }
 
-    /// Starts `machine`'s member unless it runs.
+    /// The machines that are not spare, in order of their numbers.
+    pub fn members(&self) -> Vec<Arc<MemberMachine>> {
+        self.machines.iter().filter(|machine| !machine.is_spare()).cloned().collect()
+    }
+
+    /// The newest membership that any running member has applied; none if nothing runs.
+    pub fn newest_membership(&self) -> Option<Vec<quorate_store::Member>> {
+        let views = self.machines.iter().filter_map(|machine| Some(machine.member()?.view()));
+        let newest = views.max_by_key(|view| view.applied())?;
+        Some(newest.members().to_vec())
+    }
+
+    /// Takes a spare machine into use for a member that was added: with an empty disk, and started.
+    pub fn enlist(self: &Arc<Self>, machine: &Arc<MemberMachine>) {
+        self.kill(machine, Death::Kill);
+        machine.disk.replace();
+        lock(&machine.state).role = Role::Joiner;
+        self.world.tell(format!("{} is to join", machine.name));
+        self.start(machine);
+    }
+
+    /// The member of `machine` was removed. Its process, if there is one, finds out by itself.
+    pub fn retire(&self, machine: &MemberMachine) {
+        lock(&machine.state).role = Role::Spare;
+        self.world.tell(format!("{} is no member any more", machine.name));
+    }
+
+    /// With what `machine`'s member is started now. Who joins is told the membership of the moment, as an operator would.
+    fn settings(&self, machine: &MemberMachine) -> MemberConfig {
+        let mut settings = machine.limits.settings.clone();
+        if lock(&machine.state).role == Role::Joiner {
+            settings.initial_cluster_state = ClusterState::Existing;
+            let members = self.newest_membership().unwrap_or_default();
+            let name = |urls: &[String]| {
+                let machine = self.machines.iter().find(|machine| urls.contains(&machine.peer_url));
+                machine.map_or_else(|| "unknown".to_owned(), |machine| machine.name.clone())
+            };
+            settings.initial_cluster =
+                members.into_iter().map(|member| (name(&member.peer_urls), member.peer_urls)).collect();
+        }
+        settings
+    }
+
+    /// Starts `machine`'s member unless it runs, or is spare.
     pub fn start(self: &Arc<Self>, machine: &Arc<MemberMachine>) {
+        if !machine.is_spare() {
+            self.launch(machine);
+        }
+    }
+
+    /// Starts the member that `machine` had before it was removed, unless it runs.
+    pub fn start_removed(self: &Arc<Self>, machine: &Arc<MemberMachine>) {
+        self.launch(machine);
+    }
+
+    fn launch(self: &Arc<Self>, machine: &Arc<MemberMachine>) {
         let mut state = lock(&machine.state);
         if state.process.is_some() {
             return;
@@ -258,7 +333,7 @@ impl Cluster {
     /// complaint, and the member stays down: the run has found what it was for.
     async fn exited(self: &Arc<Self>, machine: &Arc<MemberMachine>, number: u64, how: String) {
         self.world.tell(format!("{} {how}", machine.name));
-        let excused = machine.is_excused();
+        let excused = machine.is_excused() || machine.is_spare();
         if !excused {
             self.complain(format!("{} {how}", machine.name));
         }
@@ -284,8 +359,11 @@ impl Cluster {
 
 /// The life of one member process.
 async fn live(cluster: Arc<Cluster>, machine: Arc<MemberMachine>, rt: Rt, number: u64) {
-    let member = match Member::start(Rt::clone(&rt), machine.limits.settings.clone()).await {
+    let settings = cluster.settings(&machine);
+    let member = match Member::start(Rt::clone(&rt), settings).await {
         Ok(member) => member,
+        // It was killed before it had heard of it.
+        Err(StartError::Removed { .. }) => return,
         Err(error) => return cluster.exited(&machine, number, format!("cannot start: {error}")).await,
     };
     let (shutdown, asked) = watch::channel(false);
@@ -297,7 +375,8 @@ async fn live(cluster: Arc<Cluster>, machine: Arc<MemberMachine>, rt: Rt, number
     match rt.listen(Address::Tcp(machine.peer_address), ListenOptions::default()).await {
         Ok(listener) => {
             let peers = quorate_api::PeerPort::new(api.clone(), member.clone());
-            rt.spawn(Box::pin(quorate_api::serve(Rt::clone(&rt), listener, peers, asked.clone())));
+            let grace = quorate_api::ServerOptions::default().grace;
+            rt.spawn(Box::pin(quorate_api::serve_peers(Rt::clone(&rt), listener, peers, asked.clone(), grace)));
         }
         Err(error) => {
             member.stop();
@@ -328,6 +407,11 @@ impl MemberMachine {
     /// Its member, once that has started.
     pub fn member(&self) -> Option<Member> {
         lock(&self.state).process.as_ref().and_then(|process| process.member.clone())
+    }
+
+    /// True if no member is meant to run here now.
+    pub fn is_spare(&self) -> bool {
+        lock(&self.state).role == Role::Spare
     }
 
     /// True if a process exists (it may be starting, or paused).

@@ -196,14 +196,33 @@ impl SimDisk {
             }),
             fuse_blown: Notify::new(),
         });
-        let installer = disk.begin_process();
+        disk.format();
+        disk.state().counters = DiskCounters::default();
+        disk
+    }
+
+    /// Puts a new medium in the place of the old one, with none of its faults. There must be no process.
+    pub fn replace(self: &Arc<Self>) {
+        let counters = {
+            let mut state = self.state();
+            assert_eq!(state.process, 0, "somebody still uses the disk");
+            state.nodes.clear();
+            state.nodes.insert(ROOT, Node::Directory(CachedDirectory::default()));
+            state.sync_failed = false;
+            state.knobs = DiskKnobs::default();
+            state.counters
+        };
+        self.format();
+        self.state().counters = counters;
+    }
+
+    fn format(self: &Arc<Self>) {
+        let installer = self.begin_process();
         for path in ["/var/lib", "/var", "/"] {
             installer.create_dir_all(Path::new(path)).expect("an empty disk takes a directory");
             installer.sync_dir(Path::new(path)).expect("an empty disk syncs");
         }
-        disk.end_process(Death::Exit, clock::now());
-        disk.state().counters = DiskCounters::default();
-        disk
+        self.end_process(Death::Exit, clock::now());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

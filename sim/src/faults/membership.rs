@@ -1,0 +1,235 @@
+//! Members come and go: an operator adds voters and learners, promotes, removes, and replaces members whose disks he throws
+//! away.
+//!
+//! Budget: one change at a time, as an operator makes it who looks at the list of members before and after, and goes on
+//! although answers get lost. A machine whose member is removed gets an empty disk before it is used again. The cluster itself
+//! refuses what would cost it the quorum. Every acknowledged write must be there afterwards, on the members that are there
+//! then, and members that were removed must have no say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_client::Connection;
+use quorate_proto::etcdserverpb as pb;
+use quorate_proto::etcdserverpb::cluster_client::ClusterClient;
+use quorate_runtime::{BoxFuture, Rt};
+
+use super::{Fault, Stage, draw_mean_secs, interval};
+use crate::world::clock;
+use crate::world::cluster::{MemberMachine, client_runtime};
+use crate::world::dice::Dice;
+use crate::world::disk::Death;
+
+/// The fault's name.
+pub const NAME: &str = "membership";
+
+/// The machine of the operator of this fault.
+const OPERATOR: u64 = 50;
+
+/// How long the operator waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Pause before asking again.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// See the module.
+pub struct Membership {
+    every: Duration,
+    /// Percent of additions that begin as a learner.
+    learners: u64,
+    /// Percent of removals that are followed by a new member on the same machine.
+    replaces: u64,
+    /// A removed member's process may go on for so long before somebody switches it off.
+    lingers_ms_max: u64,
+}
+
+impl Membership {
+    pub(super) fn draw(dice: &mut Dice) -> Self {
+        Self {
+            every: draw_mean_secs(dice, 3, 15),
+            learners: *dice.pick(&[0, 50, 100]),
+            replaces: *dice.pick(&[0, 50, 100]),
+            lingers_ms_max: *dice.pick(&[1, 2000, 20_000]),
+        }
+    }
+}
+
+impl Fault for Membership {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn run<'a>(&'a self, stage: &'a Arc<Stage>, dice: Dice) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let mut operator = Operator::new(stage, OPERATOR, dice);
+            while stage.pause(interval(&mut operator.dice, self.every)).await {
+                if !operator.look().await {
+                    continue;
+                }
+                let spare = stage.cluster.machines.iter().filter(|machine| machine.is_spare()).count();
+                let members = stage.cluster.members().len();
+                if spare > 0 && (members < 2 || operator.dice.percent(50)) {
+                    let machine = operator.pick(true);
+                    operator.add(&machine, self.learners).await;
+                } else if members > 1 {
+                    let machine = operator.pick(false);
+                    let lingers_ms = operator.dice.magnitude(1, self.lingers_ms_max);
+                    let removed = operator.remove(&machine, Duration::from_millis(lingers_ms)).await;
+                    if removed && operator.dice.percent(self.replaces) {
+                        operator.add(&machine, self.learners).await;
+                    }
+                }
+            }
+        })
+    }
+}
+
+/// Who changes the membership.
+pub struct Operator {
+    stage: Arc<Stage>,
+    dice: Dice,
+    rt: Rt,
+    /// Why the last call failed; the story need not be told it twice.
+    last_refusal: String,
+}
+
+impl Operator {
+    /// An operator on a machine of his own, counted as a client's.
+    pub fn new(stage: &Arc<Stage>, machine: u64, dice: Dice) -> Self {
+        Self { stage: Arc::clone(stage), dice, rt: client_runtime(&stage.world, machine), last_refusal: String::new() }
+    }
+
+    /// After the chaos: brings machines and membership together, promotes who is still a learner; for ever if need be.
+    pub async fn settle(&mut self) {
+        loop {
+            self.reconcile();
+            let Some(list) = self.list().await else { continue };
+            for machine in self.stage.cluster.members() {
+                if !list.iter().any(|member| member.peer_ur_ls.contains(&machine.peer_url)) {
+                    self.stage.cluster.retire(&machine);
+                    self.stage.cluster.kill(&machine, Death::Kill);
+                }
+            }
+            let Some(learner) = list.iter().find(|member| member.is_learner) else { return };
+            if !self.promote(learner.id).await {
+                clock::sleep(RETRY_AFTER).await;
+            }
+        }
+    }
+
+    /// Sees to what an answer that got lost has left behind; then knows the list. False if it cannot be had now.
+    async fn look(&mut self) -> bool {
+        self.reconcile();
+        let Some(list) = self.list().await else { return false };
+        for machine in self.stage.cluster.members() {
+            if !list.iter().any(|member| member.peer_ur_ls.contains(&machine.peer_url)) {
+                self.stage.cluster.retire(&machine);
+            }
+        }
+        if let Some(learner) = list.iter().find(|member| member.is_learner)
+            && self.dice.percent(70)
+        {
+            self.promote(learner.id).await;
+        }
+        true
+    }
+
+    /// A member that was added although its operator never heard of it waits for its machine, and may cost the quorum until then.
+    fn reconcile(&self) {
+        let Some(members) = self.stage.cluster.newest_membership() else { return };
+        for machine in self.stage.cluster.machines.iter().filter(|machine| machine.is_spare()) {
+            if members.iter().any(|member| member.peer_urls.contains(&machine.peer_url)) {
+                self.stage.strike("member_added");
+                self.stage.cluster.enlist(machine);
+            }
+        }
+    }
+
+    fn pick(&mut self, spare: bool) -> Arc<MemberMachine> {
+        let all = self.stage.cluster.machines.iter().filter(|machine| machine.is_spare() == spare);
+        let all: Vec<_> = all.cloned().collect();
+        Arc::clone(self.dice.pick(&all))
+    }
+
+    async fn add(&mut self, machine: &Arc<MemberMachine>, learners: u64) {
+        let is_learner = self.dice.percent(learners);
+        let request = pb::MemberAddRequest { peer_ur_ls: vec![machine.peer_url.clone()], is_learner };
+        let answered = self.call(|mut cluster| async move { cluster.member_add(request).await }).await;
+        let is_there =
+            |members: &[pb::Member]| members.iter().any(|member| member.peer_ur_ls.contains(&machine.peer_url));
+        // Without an answer, whoever looks next finds out.
+        if answered.is_some_and(|answer| is_there(&answer.members)) {
+            self.stage.strike("member_added");
+            self.stage.cluster.enlist(machine);
+        }
+    }
+
+    /// True if it is gone for sure.
+    async fn remove(&mut self, machine: &Arc<MemberMachine>, lingers: Duration) -> bool {
+        let find = |members: &[pb::Member]| {
+            members.iter().find(|member| member.peer_ur_ls.contains(&machine.peer_url)).map(|member| member.id)
+        };
+        let Some(id) = self.list().await.as_deref().and_then(find) else { return false };
+        let request = pb::MemberRemoveRequest { id };
+        self.call(|mut cluster| async move { cluster.member_remove(request).await }).await;
+        let is_gone = self.list().await.is_some_and(|members| find(&members).is_none());
+        if is_gone {
+            self.stage.strike("member_removed");
+            self.stage.cluster.retire(machine);
+            self.stage.pause(lingers).await;
+            self.stage.cluster.kill(machine, Death::Kill);
+            if self.dice.percent(30) {
+                // By mistake, with all that it knew. It must not get anywhere.
+                self.stage.cluster.start_removed(machine);
+                self.stage.pause(lingers).await;
+                self.stage.cluster.kill(machine, Death::Kill);
+            }
+        }
+        is_gone
+    }
+
+    async fn promote(&mut self, id: u64) -> bool {
+        let request = pb::MemberPromoteRequest { id };
+        let promoted = self.call(|mut cluster| async move { cluster.member_promote(request).await }).await.is_some();
+        if promoted {
+            self.stage.strike("member_promoted");
+        }
+        promoted
+    }
+
+    /// The members, as all have agreed on.
+    async fn list(&mut self) -> Option<Vec<pb::Member>> {
+        let request = pb::MemberListRequest { linearizable: true };
+        Some(self.call(|mut cluster| async move { cluster.member_list(request).await }).await?.members)
+    }
+
+    /// Asks some member. `None` if it refused, or did not answer in time.
+    async fn call<T, F>(&mut self, ask: impl FnOnce(ClusterClient<Connection>) -> F) -> Option<T>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let members = self.stage.cluster.members();
+        let address = self.dice.pick(&members).client_address();
+        let asking = async {
+            let connection = Connection::connect(&self.rt, address).await.map_err(|error| error.to_string())?;
+            let cluster = ClusterClient::with_origin(connection.clone(), connection.origin());
+            ask(cluster).await.map_err(|status| status.to_string())
+        };
+        let answered = quorate_runtime::select! {
+            biased;
+            answered = asking => answered,
+            () = clock::sleep(PATIENCE) => Err("no answer".to_owned()),
+        };
+        match answered {
+            Ok(answer) => Some(answer.into_inner()),
+            Err(why) => {
+                if why != self.last_refusal {
+                    self.stage.world.tell(format!("the operator is not served: {why}"));
+                    self.last_refusal = why;
+                }
+                clock::sleep(RETRY_AFTER).await;
+                None
+            }
+        }
+    }
+}
