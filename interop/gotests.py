@@ -2,19 +2,25 @@
 
 import json
 import os
+import re
 import subprocess
 
 import install
 
 TIMEOUT_SECS = 300
+# What t.Log writes: the place, and what there is to say.
+LOGGED = re.compile(r"\s+\w+\.go:\d+: (.*)")
 
 
-def check(report, name, cwd, package, environment, tests_min):
-    """Builds the tests of `package` (in the module at `cwd`), runs them, and reports each as a check of the group `name`."""
+def check(report, name, cwd, package, environment, tests_min, timeout_secs=TIMEOUT_SECS):
+    """Builds the tests of `package` (in the module at `cwd`), runs them, and reports each as a check of the group `name`.
+
+    What a test that passed has to tell (lines of t.Log) is printed as well: figures that were measured.
+    """
     binary = install.cache_dir() / "bin" / f"{name}.test"
     install.run([install.go(), "test", "-c", "-o", str(binary), package], f"building interop/{name}", cwd=cwd)
-    done = subprocess.run(
-        [install.go(), "tool", "test2json", str(binary), "-test.v=test2json", "-test.count=1", f"-test.timeout={TIMEOUT_SECS}s"],
+    running = subprocess.Popen(
+        [install.go(), "tool", "test2json", str(binary), "-test.v=test2json", "-test.count=1", f"-test.timeout={timeout_secs}s"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -23,7 +29,7 @@ def check(report, name, cwd, package, environment, tests_min):
         cwd=cwd,
     )
     output, ended = {}, 0
-    for line in done.stdout.splitlines():
+    for line in running.stdout:
         event = json.loads(line)
         test, action = event.get("Test"), event["Action"]
         if action == "output":
@@ -31,5 +37,9 @@ def check(report, name, cwd, package, environment, tests_min):
         elif action in ("pass", "fail", "skip") and test is not None:
             ended += 1
             report.check(f"{name}: {test}", action == "pass", "".join(output.get(test, [])))
+            if action == "pass":
+                for said in filter(None, (LOGGED.match(text) for text in output.get(test, []))):
+                    print(f"      {said[1]}", flush=True)
+    running.wait()
     everything = "".join(text for texts in output.values() for text in texts)
     report.check(f"{name}: all {tests_min} tests or more ran", ended >= tests_min, everything[-3000:])

@@ -99,10 +99,10 @@ def go():
 
 
 @functools.cache
-def go_build(package):
-    """Builds one command of the Go module in this folder; Go fetches the modules that go.sum pins."""
-    target = cache_dir() / "bin" / package
-    run([go(), "build", "-o", str(target), f"./{package}"], f"building interop/{package}", cwd=HERE)
+def go_build(name, module=HERE, package=None):
+    """Builds a command of a Go module (this folder's, if no other is named); Go fetches the modules that go.sum pins."""
+    target = cache_dir() / "bin" / name
+    run([go(), "build", "-o", str(target), package or f"./{name}"], f"building interop's {name}", cwd=module)
     return target
 
 

@@ -2,7 +2,7 @@
 """Real clients and etcd's own code against a real quorate. README.md says what each group checks.
 
     interop/interop.py                      the short form, for each push
-    interop/interop.py --full               the full one: 20 kills
+    interop/interop.py --full               the full one: 20 kills, 50 rounds of faults, the long migration
     interop/interop.py --only etcdctl wal   some groups
 """
 
@@ -13,9 +13,13 @@ import tempfile
 from pathlib import Path
 
 import bolt
+import bootstrap
+import chaos
 import clients
+import cluster
 import durability
 import etcdctl
+import mixed
 import syscalls
 import wal
 from report import Report
@@ -28,8 +32,12 @@ GROUPS = {
     "go": ("Go's clientv3", clients.check_go),
     "wal": ("one write-ahead log for both", wal.check),
     "bolt": ("one snapshot format for both", bolt.check),
+    "bootstrap": ("founding, joining, going on alone", bootstrap.check),
     "syscalls": ("no answer before its fdatasync", syscalls.check),
+    "cluster": ("clusters that etcdctl changes", cluster.check),
     "durability": ("kill -9 under load", durability.check),
+    "mixed": ("quorate and etcd in one cluster", mixed.check),
+    "chaos": ("clusters under faults", chaos.check),
 }
 
 
@@ -41,18 +49,19 @@ def parse_options():
     parser.add_argument("--wal-dump", type=Path, default=release / "examples" / "wal_dump", help="the program that lists a log (%(default)s)")
     parser.add_argument("--bolt-copy", type=Path, default=release / "examples" / "bolt_copy", help="the program that copies a bbolt file (%(default)s)")
     parser.add_argument("--snapshot-copy", type=Path, default=release / "examples" / "snapshot_copy", help="the program that imports and exports a snapshot (%(default)s)")
+    parser.add_argument("--sim", type=Path, default=ROOT / "target" / "debug" / "quorate-sim", help="the simulator, which judges histories (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), metavar="GROUP", help=", ".join(GROUPS))
-    parser.add_argument("--full", action="store_true", help="the full number of kills")
+    parser.add_argument("--full", action="store_true", help="as many kills, rounds and data as a night has time for")
     durability.add_options(parser)
     return parser.parse_args()
 
 
 def main():
     options = parse_options()
-    for name in ("server", "wal_dump", "bolt_copy", "snapshot_copy"):
+    for name in ("server", "wal_dump", "bolt_copy", "snapshot_copy", "sim"):
         path = getattr(options, name).resolve()
         if not path.is_file():
-            sys.exit(f"{path} is missing: build it with `cargo build --release --workspace --examples --bins`, or name another with --{name.replace('_', '-')}")
+            sys.exit(f"{path} is missing: build it with `make release sim-binary`, or name another with --{name.replace('_', '-')}")
         setattr(options, name, path)
     report = Report()
     for name in options.only:
