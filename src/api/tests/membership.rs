@@ -2,8 +2,8 @@
 //! is asked meanwhile gets lost.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,8 +25,11 @@ use quorate_types::{Error, MemberId, Revision};
 use tonic::Status;
 
 const SOON: Duration = Duration::from_secs(20);
-const ELECTION: Duration = Duration::from_millis(500);
+const ELECTION: Duration = Duration::from_secs(1);
 const NOBODY: u64 = 0x1234;
+
+/// These tests measure time, and each has three members on one disk: one at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// A member, and what clients ask of it.
 struct Served {
@@ -44,6 +47,7 @@ struct Cluster {
 
 /// Gives a cluster of `count` founders to `test`, and stops it.
 fn with_cluster(count: u64, change: impl Fn(&mut MemberConfig), test: impl AsyncFnOnce(&Cluster)) {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();
     TokioRuntime::run(2, async |rt| {
         let cluster = Cluster::start(&rt, dir.path(), count, change).await;
