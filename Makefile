@@ -9,7 +9,10 @@ EXAMPLES := $(TARGET)/release/examples
 INTEROP := --server $(TARGET)/release/quorate --wal-dump $(EXAMPLES)/wal_dump --bolt-copy $(EXAMPLES)/bolt_copy \
     --snapshot-copy $(EXAMPLES)/snapshot_copy --sim $(TARGET)/debug/quorate-sim
 
-.PHONY: help run cluster test check build unit sim fuzz-smoke deny release sim-binary interop interop-full bench soak nightly clean
+ONE_MEMBER := etcdctl python go wal bolt syscalls durability
+CLUSTERS := bootstrap cluster mixed chaos
+
+.PHONY: help run cluster test check build unit sim fuzz-smoke deny release sim-binary interop interop-clusters interop-full bench soak nightly clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -51,8 +54,11 @@ release: ## the binaries, in target/release
 sim-binary: ## the simulator's binary, in target/debug
 	$(CARGO) build $(WORKSPACE) --bin quorate-sim
 
-interop: release sim-binary ## real etcd tools, clients and members with real members
-	python3 interop/interop.py $(INTEROP)
+interop: release ## real etcd tools and clients against a real member
+	python3 interop/interop.py $(INTEROP) --only $(ONE_MEMBER)
+
+interop-clusters: release sim-binary ## clusters of real processes: changed by etcdctl, beside etcd's members, under faults
+	python3 interop/interop.py $(INTEROP) --only $(CLUSTERS)
 
 interop-full: release sim-binary ## the same with 20 kills under load, 50 rounds of faults, the long migration
 	python3 interop/interop.py --full $(INTEROP)

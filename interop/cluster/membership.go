@@ -48,6 +48,11 @@ func (c *Cluster) add(kind Kind, call addCall) (*Member, uint64) {
 	ctx, cancel := context.WithTimeout(context.Background(), membershipTimeout)
 	defer cancel()
 	added, err := call(c.via(nil).Client(), ctx, []string{m.PeerURL})
+	// A member must have been connected to the others for five seconds before it takes one more.
+	for err != nil && strings.Contains(err.Error(), rpctypes.ErrorDesc(rpctypes.ErrGRPCUnhealthy)) && ctx.Err() == nil {
+		time.Sleep(500 * time.Millisecond)
+		added, err = call(c.via(nil).Client(), ctx, []string{m.PeerURL})
+	}
 	if err != nil {
 		c.Must(fmt.Errorf("adding %s: %w", m, err))
 	}
