@@ -138,9 +138,9 @@ impl Operator {
     fn reconcile(&self) {
         let Some(members) = self.stage.cluster.newest_membership() else { return };
         for machine in self.stage.cluster.machines.iter().filter(|machine| machine.is_spare()) {
-            if members.iter().any(|member| member.peer_urls.contains(&machine.peer_url)) {
+            if machine.is_among(&members) {
                 self.stage.strike("member_added");
-                self.stage.cluster.enlist(machine);
+                self.stage.cluster.enlist(machine, members.clone());
             }
         }
     }
@@ -155,12 +155,12 @@ impl Operator {
         let is_learner = self.dice.percent(learners);
         let request = pb::MemberAddRequest { peer_ur_ls: vec![machine.peer_url.clone()], is_learner };
         let answered = self.call(|mut cluster| async move { cluster.member_add(request).await }).await;
-        let is_there =
-            |members: &[pb::Member]| members.iter().any(|member| member.peer_ur_ls.contains(&machine.peer_url));
         // Without an answer, whoever looks next finds out.
-        if answered.is_some_and(|answer| is_there(&answer.members)) {
+        let Some(answer) = answered else { return };
+        let members: Vec<_> = answer.members.into_iter().map(|member| member.peer_ur_ls).collect();
+        if machine.is_among(&members) {
             self.stage.strike("member_added");
-            self.stage.cluster.enlist(machine);
+            self.stage.cluster.enlist(machine, members);
         }
     }
 

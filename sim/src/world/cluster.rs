@@ -64,12 +64,12 @@ pub struct MemberMachine {
 }
 
 /// What a machine is there for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Role {
     /// To found the cluster.
     Founder,
-    /// To join it.
-    Joiner,
+    /// To join it; with the peer URLs of all its members, as the answer told that added this one.
+    Joiner(Vec<Vec<String>>),
     /// For nothing now.
     Spare,
 }
@@ -150,18 +150,20 @@ impl Cluster {
         self.machines.iter().filter(|machine| !machine.is_spare()).cloned().collect()
     }
 
-    /// The newest membership that any running member has applied; none if nothing runs.
-    pub fn newest_membership(&self) -> Option<Vec<quorate_store::Member>> {
+    /// The peer URLs of each member, as the running member knows them that has applied most; none if nothing runs.
+    pub fn newest_membership(&self) -> Option<Vec<Vec<String>>> {
         let views = self.machines.iter().filter_map(|machine| Some(machine.member()?.view()));
         let newest = views.max_by_key(|view| view.applied())?;
-        Some(newest.members().to_vec())
+        Some(newest.members().iter().map(|member| member.peer_urls.clone()).collect())
     }
 
-    /// Takes a spare machine into use for a member that was added: with an empty disk, and started.
-    pub fn enlist(self: &Arc<Self>, machine: &Arc<MemberMachine>) {
+    /// Takes a spare machine into use for a member that was added: with an empty disk, and started. `members` is the membership
+    /// with it: the peer URLs of each.
+    pub fn enlist(self: &Arc<Self>, machine: &Arc<MemberMachine>, members: Vec<Vec<String>>) {
+        assert!(machine.is_among(&members), "{} joins a cluster that it was added to", machine.name);
         self.kill(machine, Death::Kill);
         machine.disk.replace();
-        lock(&machine.state).role = Role::Joiner;
+        lock(&machine.state).role = Role::Joiner(members);
         self.world.tell(format!("{} is to join", machine.name));
         self.start(machine);
     }
@@ -172,18 +174,19 @@ impl Cluster {
         self.world.tell(format!("{} is no member any more", machine.name));
     }
 
-    /// With what `machine`'s member is started now. Who joins is told the membership of the moment, as an operator would.
+    /// With what `machine`'s member is started now. Who joins is told the membership of the moment, as an operator would; while
+    /// nobody runs who knows it, what its addition was answered with.
     fn settings(&self, machine: &MemberMachine) -> MemberConfig {
         let mut settings = machine.limits.settings.clone();
-        if lock(&machine.state).role == Role::Joiner {
+        let role = lock(&machine.state).role.clone();
+        if let Role::Joiner(told) = role {
             settings.initial_cluster_state = ClusterState::Existing;
-            let members = self.newest_membership().unwrap_or_default();
+            let members = self.newest_membership().filter(|members| machine.is_among(members)).unwrap_or(told);
             let name = |urls: &[String]| {
                 let machine = self.machines.iter().find(|machine| urls.contains(&machine.peer_url));
                 machine.map_or_else(|| "unknown".to_owned(), |machine| machine.name.clone())
             };
-            settings.initial_cluster =
-                members.into_iter().map(|member| (name(&member.peer_urls), member.peer_urls)).collect();
+            settings.initial_cluster = members.into_iter().map(|urls| (name(&urls), urls)).collect();
         }
         settings
     }
@@ -407,6 +410,11 @@ impl MemberMachine {
     /// Its member, once that has started.
     pub fn member(&self) -> Option<Member> {
         lock(&self.state).process.as_ref().and_then(|process| process.member.clone())
+    }
+
+    /// True if one of `members`, which are given by their peer URLs, is its.
+    pub fn is_among(&self, members: &[Vec<String>]) -> bool {
+        members.iter().any(|urls| urls.contains(&self.peer_url))
     }
 
     /// True if no member is meant to run here now.
