@@ -111,7 +111,7 @@ def put_many(member, prefix, count):
     """Puts `count` keys in a few transactions; returns their names."""
     keys = [f"{prefix}{number:04d}" for number in range(count)]
     for start in range(0, count, 100):
-        lines = ["", *(f"put {key} {key}-value" for key in keys[start : start + 100]), "", ""]
+        lines = ["", *(f"put {key} {key}-value" for key in keys[start : start + 100]), "", "", ""]
         done = subprocess.run(
             [install.etcdctl(), "--endpoints", member.endpoint, "txn"],
             input="\n".join(lines), capture_output=True, text=True, env={**os.environ, "ETCDCTL_API": "3"},

@@ -1,4 +1,4 @@
-//! The disk fails for a while: reads, writes or syncs return EIO, or nothing more fits on it.
+//! The disk fails for a while: reads, writes or syncs return EIO.
 //!
 //! Budget: any call may fail; a failed sync may have lost what it was to make durable, for good. The member may stop (its
 //! supervisor starts it again, after a reboot if a sync had failed); it must not go on as if nothing had happened. Acknowledged
@@ -19,7 +19,6 @@ pub struct DiskErrors {
     reads: bool,
     writes: bool,
     syncs: bool,
-    full: bool,
 }
 
 impl DiskErrors {
@@ -30,7 +29,6 @@ impl DiskErrors {
             reads: dice.percent(40),
             writes: dice.percent(40),
             syncs: dice.percent(70),
-            full: dice.percent(30),
         }
     }
 }
@@ -46,21 +44,17 @@ impl Fault for DiskErrors {
                 let machine = &dice.pick(&stage.cluster.members()).clone();
                 stage.strike("disk_errors");
                 stage.world.tell(format!("{}'s disk fails", machine.name));
-                let room_bytes = dice.magnitude(1, 1 << 20);
-                let used_bytes = machine.disk.used_bytes();
                 let chance = |wanted: bool| if wanted { self.per_million } else { 0 };
                 machine.disk.tune(|knobs| {
                     knobs.read_errors_per_million = chance(self.reads);
                     knobs.write_errors_per_million = chance(self.writes);
                     knobs.sync_errors_per_million = chance(self.syncs);
-                    knobs.capacity_bytes = self.full.then_some(used_bytes + room_bytes);
                 });
                 stage.pause(Duration::from_millis(dice.magnitude(1, 4000))).await;
                 machine.disk.tune(|knobs| {
                     knobs.read_errors_per_million = 0;
                     knobs.write_errors_per_million = 0;
                     knobs.sync_errors_per_million = 0;
-                    knobs.capacity_bytes = None;
                 });
             }
         })

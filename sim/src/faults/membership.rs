@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use quorate_client::Connection;
 use quorate_proto::etcdserverpb as pb;
+use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
 use quorate_proto::etcdserverpb::cluster_client::ClusterClient;
+use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate_runtime::{BoxFuture, Rt};
 
 use super::{Fault, Stage, draw_mean_secs, interval};
@@ -101,6 +103,9 @@ impl Operator {
 
     /// After the chaos: brings machines and membership together, promotes who is still a learner; for ever if need be.
     pub async fn settle(&mut self) {
+        if !self.stage.strikes().contains_key("member_added") {
+            self.add_in_peace().await;
+        }
         loop {
             self.reconcile();
             let Some(list) = self.list().await else { continue };
@@ -110,11 +115,40 @@ impl Operator {
                     self.stage.cluster.kill(&machine, Death::Kill);
                 }
             }
-            let Some(learner) = list.iter().find(|member| member.is_learner) else { return };
-            if !self.promote(learner.id).await {
-                clock::sleep(RETRY_AFTER).await;
+            if let Some(learner) = list.iter().find(|member| member.is_learner) {
+                if !self.promote(learner.id).await {
+                    clock::sleep(RETRY_AFTER).await;
+                }
+            } else if self.disarm_of_others(&list).await {
+                return;
             }
         }
+    }
+
+    /// Some chaos never lets a cluster be whole for the five seconds that a change takes; then it is made afterwards.
+    async fn add_in_peace(&mut self) {
+        while !self.stage.strikes().contains_key("member_added") {
+            if self.look().await {
+                let machine = self.pick(true);
+                self.add(&machine, 50).await;
+            }
+        }
+    }
+
+    /// Takes back the alarms of those who are members no more: nobody else will. True if there is none left.
+    async fn disarm_of_others(&mut self, list: &[pb::Member]) -> bool {
+        let mut request = pb::AlarmRequest { action: AlarmAction::Get.into(), ..Default::default() };
+        let asked = request;
+        let Some(raised) = self.call(|connection| async move { maintenance(connection).alarm(asked).await }).await
+        else {
+            return false;
+        };
+        let is_stranger = |alarm: &&pb::AlarmMember| list.iter().all(|member| member.id != alarm.member_id);
+        let Some(stranger) = raised.alarms.iter().find(is_stranger) else { return true };
+        request.action = AlarmAction::Deactivate.into();
+        (request.member_id, request.alarm) = (stranger.member_id, stranger.alarm);
+        self.call(|connection| async move { maintenance(connection).alarm(request).await }).await;
+        false
     }
 
     /// Sees to what an answer that got lost has left behind; then knows the list. False if it cannot be had now.
@@ -154,7 +188,7 @@ impl Operator {
     async fn add(&mut self, machine: &Arc<MemberMachine>, learners: u64) {
         let is_learner = self.dice.percent(learners);
         let request = pb::MemberAddRequest { peer_ur_ls: vec![machine.peer_url.clone()], is_learner };
-        let answered = self.call(|mut cluster| async move { cluster.member_add(request).await }).await;
+        let answered = self.call(|connection| async move { cluster(connection).member_add(request).await }).await;
         // Without an answer, whoever looks next finds out.
         let Some(answer) = answered else { return };
         let members: Vec<_> = answer.members.into_iter().map(|member| member.peer_ur_ls).collect();
@@ -171,7 +205,7 @@ impl Operator {
         };
         let Some(id) = self.list().await.as_deref().and_then(find) else { return false };
         let request = pb::MemberRemoveRequest { id };
-        self.call(|mut cluster| async move { cluster.member_remove(request).await }).await;
+        self.call(|connection| async move { cluster(connection).member_remove(request).await }).await;
         let is_gone = self.list().await.is_some_and(|members| find(&members).is_none());
         if is_gone {
             self.stage.strike("member_removed");
@@ -190,7 +224,8 @@ impl Operator {
 
     async fn promote(&mut self, id: u64) -> bool {
         let request = pb::MemberPromoteRequest { id };
-        let promoted = self.call(|mut cluster| async move { cluster.member_promote(request).await }).await.is_some();
+        let promoted =
+            self.call(|connection| async move { cluster(connection).member_promote(request).await }).await.is_some();
         if promoted {
             self.stage.strike("member_promoted");
         }
@@ -200,11 +235,11 @@ impl Operator {
     /// The members, as all have agreed on.
     async fn list(&mut self) -> Option<Vec<pb::Member>> {
         let request = pb::MemberListRequest { linearizable: true };
-        Some(self.call(|mut cluster| async move { cluster.member_list(request).await }).await?.members)
+        Some(self.call(|connection| async move { cluster(connection).member_list(request).await }).await?.members)
     }
 
     /// Asks some member. `None` if it refused, or did not answer in time.
-    async fn call<T, F>(&mut self, ask: impl FnOnce(ClusterClient<Connection>) -> F) -> Option<T>
+    async fn call<T, F>(&mut self, ask: impl FnOnce(Connection) -> F) -> Option<T>
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
@@ -212,8 +247,7 @@ impl Operator {
         let address = self.dice.pick(&members).client_address();
         let asking = async {
             let connection = Connection::connect(&self.rt, address).await.map_err(|error| error.to_string())?;
-            let cluster = ClusterClient::with_origin(connection.clone(), connection.origin());
-            ask(cluster).await.map_err(|status| status.to_string())
+            ask(connection).await.map_err(|status| status.to_string())
         };
         let answered = quorate_runtime::select! {
             biased;
@@ -232,4 +266,12 @@ impl Operator {
             }
         }
     }
+}
+
+fn cluster(connection: Connection) -> ClusterClient<Connection> {
+    ClusterClient::with_origin(connection.clone(), connection.origin())
+}
+
+fn maintenance(connection: Connection) -> MaintenanceClient<Connection> {
+    MaintenanceClient::with_origin(connection.clone(), connection.origin())
 }

@@ -141,7 +141,8 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
     loop {
         clock::sleep(Duration::from_secs(1)).await;
         let played = clock::now().since(SimTime::default());
-        let enough = played >= wanted && recorder.answered() >= options.operations && is_eventful(options, &stage);
+        let eventful = is_eventful(options, &stage) || played >= 2 * wanted;
+        let enough = played >= wanted && recorder.answered() >= options.operations && eventful;
         if enough || played >= wanted * OVERTIME as u32 || !cluster.complaints().is_empty() {
             break;
         }

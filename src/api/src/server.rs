@@ -157,7 +157,7 @@ async fn accept<F>(
     let (phase_sender, phase) = watch::channel(Phase::Serving);
     // Never sent to: each connection holds a sender, so the channel closes when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
-    let mut places = places(rt.reactor_count()).cycle();
+    let mut places = Places::of(rt.reactor_count());
     let mut pause = ACCEPT_PAUSE_MIN;
     loop {
         let accepted = select! {
@@ -169,8 +169,10 @@ async fn accept<F>(
         match accepted {
             Ok(incoming) => {
                 pause = ACCEPT_PAUSE_MIN;
+                // One of the senders is ours.
+                let place = places.next(alive.strong_count() == 1);
                 let start = connection_start(incoming, serve_one.clone(), phase.clone(), alive.clone());
-                rt.spawn_on(places.next().expect("there is always a next place"), start);
+                rt.spawn_on(place, start);
             }
             Err(error) => {
                 tracing::warn!(%address, %error, pause_ms = pause.as_millis(), "failed to accept a connection; trying again");
@@ -193,10 +195,27 @@ async fn accept<F>(
     }
 }
 
-/// On which reactor the next connections live, in turn. Reactor 0 belongs to the raft and the apply loop, where there are
-/// others.
-fn places(reactor_count: usize) -> impl Iterator<Item = usize> + Clone {
-    usize::from(reactor_count > 1)..reactor_count
+/// On which reactor the next connection lives.
+///
+/// Reactor 0 has the raft and the apply loop. A connection that is alone lives there too: it is served without waking another
+/// thread twice, which for a single client is a good part of a put. The others take turns on the other reactors.
+struct Places {
+    reactor_count: usize,
+    turn: usize,
+}
+
+impl Places {
+    fn of(reactor_count: usize) -> Self {
+        Self { reactor_count, turn: 0 }
+    }
+
+    fn next(&mut self, is_alone: bool) -> usize {
+        if is_alone || self.reactor_count == 1 {
+            return 0;
+        }
+        self.turn += 1;
+        1 + (self.turn - 1) % (self.reactor_count - 1)
+    }
 }
 
 /// How far a shutdown is.

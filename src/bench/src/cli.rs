@@ -4,9 +4,10 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+use crate::catch_up;
 use crate::compare;
 use crate::generator::workload::{KeyOrder, KeySpace, Workload};
 use crate::generator::{Extent, Plan};
@@ -34,6 +35,8 @@ pub enum Task {
     },
     /// Measure several servers against each other.
     Compare(compare::Options),
+    /// Measure what a follower that comes back costs.
+    CatchUp(catch_up::Options),
 }
 
 const WORKLOADS: [(&str, &str); 6] = [
@@ -75,6 +78,7 @@ pub fn command() -> Command {
         )
         .subcommand(server_command())
         .subcommand(compare_command())
+        .subcommand(catch_up_command())
 }
 
 fn server_command() -> Command {
@@ -94,50 +98,66 @@ fn server_command() -> Command {
 fn compare_command() -> Command {
     Command::new("compare")
         .about("Measure quorate, the reference servers and etcd in turn, and print ratios and marks")
-        .arg(
-            Arg::new("quorate")
-                .long("quorate")
-                .value_name("PATH")
-                .value_parser(value_parser!(PathBuf))
-                .help("The quorate to measure [default: the one beside this program]"),
-        )
-        .arg(
-            Arg::new("etcd")
-                .long("etcd")
-                .value_name("PATH")
-                .value_parser(value_parser!(PathBuf))
-                .default_value("/usr/bin/etcd")
-                .help("The etcd to measure"),
-        )
-        .arg(
-            Arg::new("servers")
-                .long("servers")
-                .value_name("NAMES")
-                .value_delimiter(',')
-                .value_parser(["quorate", "echo", "floor", "etcd"])
-                .default_value("quorate,echo,floor,etcd")
-                .help("Which servers take part"),
-        )
-        .arg(text("dir", "DIR", "target/bench", "Where the servers keep their data, all on one disk; emptied"))
-        .arg(number(
+        .args(server_args("quorate,echo,floor,etcd"))
+        .args(measure_args("5s", "100000", "256"))
+        .arg(number("members", "N", "1", "Members of quorate and of etcd, all on this machine"))
+        .arg(number("rounds", "N", "5", "How often each server is measured"))
+        .arg(number("memory-key-count", "N", "1000000", "Keys of the memory and restart measurement; 0 leaves it out"))
+        .arg(number("memory-rounds", "N", "5", "How often memory and restart are measured"))
+        .arg(flag("quick", "A smoke test: one round of half-second measurements, 20,000 keys for memory"))
+}
+
+fn catch_up_command() -> Command {
+    Command::new("catch-up")
+        .about("Measure three members while one of them, which was away, catches up")
+        .args(server_args("quorate"))
+        .args(measure_args("20s", "1000000", "1024"))
+        .arg(number("behind", "ENTRIES", "1000000", "Entries of the log that it misses"))
+}
+
+/// Which servers, and where.
+fn server_args(servers: &'static str) -> Vec<Arg> {
+    vec![
+        Arg::new("quorate")
+            .long("quorate")
+            .value_name("PATH")
+            .value_parser(value_parser!(PathBuf))
+            .help("The quorate to measure [default: the one beside this program]"),
+        Arg::new("etcd")
+            .long("etcd")
+            .value_name("PATH")
+            .value_parser(value_parser!(PathBuf))
+            .default_value("/usr/bin/etcd")
+            .help("The etcd to measure"),
+        Arg::new("servers")
+            .long("servers")
+            .value_name("NAMES")
+            .value_delimiter(',')
+            .value_parser(["quorate", "echo", "floor", "etcd"])
+            .default_value(servers)
+            .help("Which servers take part"),
+        text("dir", "DIR", "target/bench", "Where the servers keep their data, all on one disk; emptied"),
+        number(
             "base-port",
             "PORT",
             "17300",
             "The servers listen on this port of 127.0.0.1, and on the next (two for each member)",
-        ))
-        .arg(number("members", "N", "1", "Members of quorate and of etcd, all on this machine"))
-        .arg(number("rounds", "N", "5", "How often each server is measured"))
-        .arg(text("duration", "TIME", "5s", "Length of each measurement"))
-        .arg(text("warmup", "TIME", "1s", "Load before each measurement"))
-        .arg(number("clients", "N", "100", "Clients"))
-        .arg(number("connections", "N", "10", "Connections of all clients together"))
-        .arg(number("key-count", "N", "100000", "Keys"))
-        .arg(number("value-bytes", "BYTES", "256", "Length of values"))
-        .arg(number("memory-key-count", "N", "1000000", "Keys of the memory and restart measurement; 0 leaves it out"))
-        .arg(number("memory-rounds", "N", "5", "How often memory and restart are measured"))
-        .arg(flag("quick", "A smoke test: one round of half-second measurements, 20,000 keys for memory"))
-        .arg(flag("check", "Fail if a mark is missed"))
-        .arg(flag("json", "Print JSON instead of tables"))
+        ),
+        flag("check", "Fail if a mark is missed"),
+        flag("json", "Print JSON instead of tables"),
+    ]
+}
+
+/// What is measured of each.
+fn measure_args(duration: &'static str, key_count: &'static str, value_bytes: &'static str) -> Vec<Arg> {
+    vec![
+        text("duration", "TIME", duration, "Length of each measurement"),
+        text("warmup", "TIME", "1s", "Load before each measurement"),
+        number("clients", "N", "100", "Clients"),
+        number("connections", "N", "10", "Connections of all clients together"),
+        number("key-count", "N", key_count, "Keys"),
+        number("value-bytes", "BYTES", value_bytes, "Length of values"),
+    ]
 }
 
 fn load_args() -> Vec<Arg> {
@@ -210,6 +230,11 @@ pub fn task(matches: &ArgMatches) -> anyhow::Result<Task> {
             reactors: size(matches, "reactors")?,
         }),
         "compare" => Ok(Task::Compare(compare_options(matches)?)),
+        "catch-up" => {
+            let servers = compare::Options { members: 3, ..measured_servers(matches)? };
+            ensure!(servers.servers.iter().all(|server| server.stores()), "--servers: quorate or etcd");
+            Ok(Task::CatchUp(catch_up::Options { servers, behind: *get::<u64>(matches, "behind")? }))
+        }
         "load" => {
             let batch = (*get::<u64>(matches, "batch")?).max(1);
             let order = match get::<String>(matches, "order")?.as_str() {
@@ -264,27 +289,37 @@ fn run(matches: &ArgMatches, workload: Workload, extent: Extent, rate_hz: Option
     Ok(Task::Run { plan, json })
 }
 
-fn compare_options(matches: &ArgMatches) -> anyhow::Result<compare::Options> {
+fn measured_servers(matches: &ArgMatches) -> anyhow::Result<compare::Options> {
     let beside = std::env::current_exe()?.with_file_name("quorate");
     let servers = matches.get_many::<String>("servers").context("no --servers")?;
-    let mut options = compare::Options {
+    Ok(compare::Options {
         quorate: matches.get_one::<PathBuf>("quorate").cloned().unwrap_or(beside),
         etcd: get::<PathBuf>(matches, "etcd")?.clone(),
         servers: servers.map(|name| compare::ServerKind::named(name)).collect::<anyhow::Result<_>>()?,
         dir: get::<String>(matches, "dir")?.into(),
         base_port: u16::try_from(*get::<u64>(matches, "base-port")?)?,
-        members: size(matches, "members")?,
-        rounds: size(matches, "rounds")?,
+        members: 1,
+        rounds: 1,
         measure: duration(matches, "duration")?,
         warm_up: duration(matches, "warmup")?,
         clients: size(matches, "clients")?,
         connections: size(matches, "connections")?,
         key_count: *get::<u64>(matches, "key-count")?,
         value_bytes: size(matches, "value-bytes")?,
-        memory_key_count: *get::<u64>(matches, "memory-key-count")?,
-        memory_rounds: size(matches, "memory-rounds")?,
+        memory_key_count: 0,
+        memory_rounds: 0,
         check: matches.get_flag("check"),
         json: matches.get_flag("json"),
+    })
+}
+
+fn compare_options(matches: &ArgMatches) -> anyhow::Result<compare::Options> {
+    let mut options = compare::Options {
+        members: size(matches, "members")?,
+        rounds: size(matches, "rounds")?,
+        memory_key_count: *get::<u64>(matches, "memory-key-count")?,
+        memory_rounds: size(matches, "memory-rounds")?,
+        ..measured_servers(matches)?
     };
     if options.members > 1 {
         // What keeps nothing has no members, and memory and restart are one member's.

@@ -2,10 +2,12 @@
 //!
 //! - `put`, `get`, `serializable-get`, `scan`, `cas`, `txn`: one workload on a running server; `load` fills it first.
 //! - `server echo`, `server floor`: reference servers, the price of the wire and of the disk alone.
+//! - `catch-up`: what a follower that was away costs the leader's clients when it comes back.
 //! - `compare`: quorate, the references and etcd in alternating rounds, with ratios and marks.
 //!
 //! The [`generator`] makes the load, [`process`] sees what the server used, [`report`] shows it.
 
+mod catch_up;
 mod cli;
 mod compare;
 mod generator;
@@ -57,5 +59,6 @@ fn perform(task: Task) -> anyhow::Result<()> {
         }
         Task::Serve { kind, listen, data_dir, reactors } => server::run(kind, listen, &data_dir, reactors),
         Task::Compare(options) => compare::run(&options),
+        Task::CatchUp(options) => catch_up::run(&options),
     }
 }

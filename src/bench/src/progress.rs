@@ -17,15 +17,16 @@ pub struct Progress {
 impl Progress {
     /// A bar for a run of `extent`; hidden unless `wanted`.
     pub fn new(wanted: bool, name: &str, extent: Extent) -> Self {
-        let (length, unit) = match extent {
-            Extent::Time { warm_up, measure } => (millis(warm_up + measure), "{elapsed}/{eta} left"),
-            Extent::Operations(total) => (total, "{human_pos}/{human_len} requests, {eta} left"),
+        let (length, unit) = match &extent {
+            Extent::Time { warm_up, measure } => (Some(millis(*warm_up + *measure)), "{elapsed}/{eta} left"),
+            Extent::Until { .. } => (None, "{elapsed}"),
+            Extent::Operations(total) => (Some(*total), "{human_pos}/{human_len} requests, {eta} left"),
         };
         // indicatif hides a bar on what is no terminal by itself.
         let target = if wanted { ProgressDrawTarget::stderr_with_hz(5) } else { ProgressDrawTarget::hidden() };
         let style = ProgressStyle::with_template(&format!("{{prefix:16}} [{{bar:40}}] {unit}, {{msg}}"))
             .expect("the template above is valid");
-        let bar = ProgressBar::with_draw_target(Some(length), target).with_style(style.progress_chars("=> "));
+        let bar = ProgressBar::with_draw_target(length, target).with_style(style.progress_chars("=> "));
         bar.set_prefix(name.to_owned());
         Self { bar, extent, last: Cell::new((Duration::ZERO, 0)) }
     }
@@ -41,7 +42,7 @@ impl Progress {
         let per_second = (operations - last_operations) as f64 / since.as_secs_f64();
         self.bar.set_message(format!("{per_second:.0}/s"));
         self.bar.set_position(match self.extent {
-            Extent::Time { .. } => millis(elapsed),
+            Extent::Time { .. } | Extent::Until { .. } => millis(elapsed),
             Extent::Operations(_) => operations,
         });
     }

@@ -28,6 +28,7 @@ use quorate_store::{
 };
 use quorate_types::{Error, LogIndex, Revision};
 
+use crate::disk_room;
 use crate::gates::Gates;
 use crate::incoming;
 use crate::membership::follow::Following;
@@ -237,7 +238,16 @@ impl ApplyLoop {
         self.store.next_job_at().filter(|at| *at <= now || self.store.pending_full())?;
         let job = self.store.take_job(now)?;
         let (worker, rt) = (Arc::clone(&self.worker), Arc::clone(&self.rt));
+        let (stopping, snap_dir) = (Arc::clone(&self.stopping), self.member.config().snap_dir());
         Some(Box::pin(async move {
+            if let Some(row_bytes) = job.writes_row_bytes() {
+                // The last one fails rather than keep the member from stopping.
+                select! {
+                    biased;
+                    () = stopping.asked() => {}
+                    () = disk_room::wait_for_room(&rt, &worker, &snap_dir, row_bytes) => {}
+                }
+            }
             spawn::run_on(&*worker, move || {
                 let start = rt.mono_now();
                 let outcome = job.run();

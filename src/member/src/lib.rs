@@ -21,6 +21,7 @@ mod cluster_version;
 mod config;
 mod corruption;
 mod data_dir;
+mod disk_room;
 mod gates;
 mod held;
 pub mod ids;
@@ -154,6 +155,7 @@ impl Member {
             incoming: Arc::clone(&incoming),
             worker: Arc::clone(&snapshot_worker),
             dropped: booted.dropped.clone(),
+            metrics: metrics.clone(),
         };
         let transport_config = TransportConfig {
             id: booted.id,
@@ -256,6 +258,7 @@ impl Member {
         rt.spawn(Box::pin(cluster_version::watch_over(member.clone())));
         rt.spawn(Box::pin(waiting::tell(member.clone())));
         rt.spawn(Box::pin(corruption::watch(member.clone())));
+        rt.spawn(Box::pin(disk_room::watch(member.clone())));
         Ok(member)
     }
 

@@ -3,8 +3,12 @@
 //! Each member has a registry of its own, so that many can run in one process. Handles are kept; nothing is looked up per
 //! request. Durations are measured by the runtime's clock, never by the library's.
 
+use std::time::Duration;
+
 use prometheus::core::Collector;
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 use quorate_types::MemberId;
 
 /// The handles.
@@ -57,6 +61,7 @@ pub struct Metrics {
     pub promotions: IntCounter,
     /// Promotions that this member refused as the leader, by reason.
     pub promotions_failed: IntCounterVec,
+    round_trip_seconds: HistogramVec,
     known_peers: IntGaugeVec,
     cluster_version: IntGaugeVec,
 }
@@ -72,6 +77,11 @@ impl Metrics {
             let buckets = prometheus::exponential_buckets(0.001, 2.0, 14).expect("a rising row");
             register(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
         };
+        let round_trip = HistogramOpts::new(
+            "etcd_network_peer_round_trip_time_seconds",
+            "Round trip to a peer, as probing finds it.",
+        )
+        .buckets(prometheus::exponential_buckets(0.0001, 2.0, 16).expect("a rising row"));
         Self {
             has_leader: gauge("etcd_server_has_leader", "Whether a leader exists: 1 is yes."),
             is_leader: gauge("etcd_server_is_leader", "Whether this member leads: 1 is yes."),
@@ -102,6 +112,7 @@ impl Metrics {
                     &["Reason"],
                 ),
             ),
+            round_trip_seconds: register(&registry, HistogramVec::new(round_trip, &["To"])),
             known_peers: register(
                 &registry,
                 IntGaugeVec::new(
@@ -129,6 +140,11 @@ impl Metrics {
     pub fn set_cluster_version(&self, version: &str) {
         self.cluster_version.reset();
         self.cluster_version.with_label_values(&[version]).set(1);
+    }
+
+    /// A round trip to `peer` takes `smoothed` in the mean.
+    pub fn observe_round_trip(&self, peer: MemberId, smoothed: Duration) {
+        self.round_trip_seconds.with_label_values(&[&peer.to_string()]).observe(smoothed.as_secs_f64());
     }
 
     /// `peer` is a member of the cluster, or is one no longer.

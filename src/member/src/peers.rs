@@ -16,6 +16,7 @@ use quorate_types::MemberId;
 
 use crate::config::MemberConfig;
 use crate::incoming::{self, Incoming};
+use crate::metrics::Metrics;
 
 /// Messages that may wait for the raft loop (etcd `server/etcdserver/api/rafthttp/peer.go`).
 pub const INBOX_MESSAGES: usize = 4096;
@@ -56,6 +57,7 @@ pub struct PeerInbox {
     pub dropped: Vec<MemberId>,
     pub incoming: Arc<Incoming>,
     pub worker: Arc<dyn Worker>,
+    pub metrics: Metrics,
 }
 
 impl Inbox for PeerInbox {
@@ -111,6 +113,10 @@ impl Inbox for PeerInbox {
 
     fn removed(&self, by: MemberId) {
         let _ = self.reports.send(PeerReport::Removed { by });
+    }
+
+    fn probed(&self, peer: MemberId, smoothed: Duration) {
+        self.metrics.observe_round_trip(peer, smoothed);
     }
 
     fn is_removed(&self, id: MemberId) -> bool {

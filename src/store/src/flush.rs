@@ -54,6 +54,8 @@ pub(crate) enum Work {
 /// Everything that one flush writes.
 pub(crate) struct Flush {
     pub(crate) rows: Seen,
+    /// Their length.
+    pub(crate) row_bytes: u64,
     pub(crate) record: StateRecord,
     pub(crate) conf_state: Arc<ConfState>,
     pub(crate) membership: Arc<Membership>,
@@ -98,6 +100,15 @@ pub(crate) enum CommittedKind {
 }
 
 impl Job {
+    /// The length of the rows that it writes; `None` if it only reads.
+    pub fn writes_row_bytes(&self) -> Option<u64> {
+        match &self.work {
+            Work::Flush(flush) => Some(flush.row_bytes),
+            Work::Compact { .. } => Some(0),
+            Work::Hash(_) => None,
+        }
+    }
+
     /// Writes and commits. Blocks on the disk.
     pub fn run(self) -> JobOutcome {
         let Self { database, cache, file, work } = self;

@@ -329,9 +329,11 @@ impl Store {
             row_bytes_high: state.row_bytes_high,
         };
         assert_eq!(record.row_bytes, state.row_bytes, "all rows are durable or in this flush");
+        let row_bytes = sealed.row_bytes;
         self.jobs.sealed = sealed;
         Work::Flush(Box::new(Flush {
             rows: state.rows.seal(),
+            row_bytes,
             record,
             conf_state: state.conf_state.clone(),
             membership: state.membership.clone(),

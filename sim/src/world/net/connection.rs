@@ -203,9 +203,14 @@ impl Connection {
         }
     }
 
+    /// The machine of `end` lost power, and the other end has not heard of it.
+    pub(super) fn is_silent(&self, end: End) -> bool {
+        self.ends[end as usize] == EndState::Silent
+    }
+
     /// True if bytes were sent to the dead `end` that nobody took.
     pub(super) fn has_unheard_bytes(&self, end: End) -> bool {
-        self.ends[end as usize] == EndState::Silent && !self.pipes[end as usize].segments.is_empty()
+        self.is_silent(end) && !self.pipes[end as usize].segments.is_empty()
     }
 
     fn end_stream_to(&mut self, end: End, arrives: SimTime) {

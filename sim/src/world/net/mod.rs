@@ -6,7 +6,7 @@
 //!
 //! Loss shows as delay (a retransmission) or as a reset, never as missing bytes. A process that dies closes its connections (the
 //! peer sees an end or a reset after the latency); a machine that loses power says nothing: its peers are left half-open until
-//! it is back and answers one of their segments with a reset. Writes and reads may take fewer bytes than offered.
+//! it is back and answers one of their segments, or TCP's own keepalive, with a reset. Writes and reads may take fewer bytes than offered.
 
 pub mod connection;
 
@@ -118,6 +118,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The first retransmission; each further one takes twice as long.
 const RETRANSMIT_NS: u64 = 200_000_000;
+
+/// How often the kernel asks whether the other end of a silent connection is still there; the production runtime sets it.
+const KEEPALIVE_NS: u64 = 30_000_000_000;
 
 impl SimNet {
     /// A network without machines.
@@ -249,8 +252,9 @@ impl SimNet {
         state.machines.get_mut(&machine).expect("a known machine").powered = true;
         for connection in state.connections.values_mut() {
             for end in connection.ends_on(machine) {
-                if connection.has_unheard_bytes(end) {
-                    let arrives = clock::now().plus_nanos(state.dice.below(2 * RETRANSMIT_NS));
+                if connection.is_silent(end) {
+                    let asks = if connection.has_unheard_bytes(end) { 2 * RETRANSMIT_NS } else { KEEPALIVE_NS };
+                    let arrives = clock::now().plus_nanos(state.dice.below(asks));
                     connection.reset_end(end.other(), arrives);
                 }
             }

@@ -114,6 +114,17 @@ fn a_killed_process_is_noticed_and_a_machine_without_power_is_not() {
         assert!(reading.is_none(), "half-open: nothing is heard");
         world.net.power_returned(2);
         assert_eq!(left.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+
+        // Who only listens hears of it by TCP's keepalive.
+        let mut listener = world.net.listen(2, address(2), ListenOptions::default()).unwrap();
+        let mut left = Arc::clone(&world.net).connect(1, address(2)).await.unwrap();
+        let right = listener.accept().await.unwrap().into_stream().unwrap();
+        world.net.power_failed(2);
+        drop((right, listener));
+        world.net.power_returned(2);
+        let since = clock::now();
+        assert_eq!(left.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert!(clock::now().since(since) <= Duration::from_secs(30));
     });
 }
 

@@ -1,9 +1,11 @@
 //! The marks that quorate is measured by, and whether it makes them.
 
+use comfy_table::Table;
 use serde::Serialize;
 
 use super::medians::Medians;
 use super::server::ServerKind::{Echo, Etcd, Floor, Quorate};
+use crate::report;
 
 /// One mark.
 #[derive(Clone, Debug, Serialize)]
@@ -70,6 +72,47 @@ pub fn cluster_marks(medians: &Medians) -> Vec<Mark> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// What a follower that catches up may cost the leader's clients: p99 of puts in µs and the leader's memory in bytes, each
+/// while all is quiet and meanwhile.
+pub fn catch_up_marks(p99_us: (f64, f64), memory_bytes: (f64, f64)) -> Vec<Mark> {
+    [
+        mark("p99 of the leader's puts ≤ 3 × quiet", Some(p99_us.1), Some(p99_us.0), TimesAtMost(3.0)),
+        mark("the leader's memory ≤ quiet + 100 MB", Some(memory_bytes.1), Some(memory_bytes.0), MoreAtMost(100e6)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// A table of marks; `other` is what they are compared with.
+pub fn table(marks: &[Mark], other: &str) -> Table {
+    let mut table = report::new_table();
+    table.set_header(["mark", "quorate", other, "measured", "limit", ""]);
+    for mark in marks {
+        table.add_row([
+            mark.name.to_owned(),
+            figure(mark.quorate),
+            figure(mark.other),
+            figure(mark.measured),
+            figure(mark.limit),
+            if mark.passed { "pass" } else { "FAIL" }.to_owned(),
+        ]);
+    }
+    report::numbers_to_the_right(&mut table);
+    table
+}
+
+/// Rates and bytes whole, small figures with digits.
+fn figure(value: f64) -> String {
+    if value.abs() > f64::from(1 << 24) {
+        format!("{:.0} MiB", value / f64::from(1 << 20))
+    } else if value.abs() >= 100.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.2}")
+    }
 }
 
 fn mark(name: &'static str, quorate: Option<f64>, other: Option<f64>, demand: Demand) -> Option<Mark> {

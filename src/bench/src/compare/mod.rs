@@ -15,9 +15,9 @@
 //! entries in memory, however large they are, and each of its reads copies a buffer that has the length of its largest
 //! batch so far (reads after a load in transactions of 100 puts were measured at half the speed).
 
-mod marks;
+pub mod marks;
 mod medians;
-mod server;
+pub mod server;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -235,7 +235,8 @@ fn load_plan(server: &Server, options: &Options, count: u64) -> Plan {
     }
 }
 
-fn all_accepted(load: &Measured) -> anyhow::Result<()> {
+/// Fails if anything of a load was refused.
+pub fn all_accepted(load: &Measured) -> anyhow::Result<()> {
     ensure!(load.refused.is_empty(), "the server refused to be filled: {:?}", load.refused);
     Ok(())
 }
@@ -288,30 +289,6 @@ fn print(medians: &Medians, marks: &[Mark]) {
     }
 
     if !marks.is_empty() {
-        let mut table = report::new_table();
-        table.set_header(["mark", "quorate", "other", "measured", "limit", ""]);
-        for mark in marks {
-            table.add_row([
-                mark.name.to_owned(),
-                figure(mark.quorate),
-                figure(mark.other),
-                format!("{:.2}", mark.measured),
-                format!("{:.2}", mark.limit),
-                if mark.passed { "pass" } else { "FAIL" }.to_owned(),
-            ]);
-        }
-        report::numbers_to_the_right(&mut table);
-        println!("{table}");
-    }
-}
-
-/// Rates and bytes whole, small figures with digits.
-fn figure(value: f64) -> String {
-    if value > f64::from(1 << 24) {
-        format!("{:.0} MiB", value / f64::from(1 << 20))
-    } else if value >= 100.0 {
-        format!("{value:.0}")
-    } else {
-        format!("{value:.2}")
+        println!("{}", marks::table(marks, "other"));
     }
 }

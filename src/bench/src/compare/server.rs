@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
 use super::Options;
-use crate::generator::grpc::{Channel, KvMethod};
+use crate::generator::grpc::{Channel, Rpc};
 use crate::interrupt;
 
 /// How long a server may take to start or to stop.
@@ -95,6 +95,15 @@ impl ServerKind {
         }
         Ok(command)
     }
+
+    /// Starts one member.
+    fn spawn(self, options: &Options, member: usize, log: &File) -> anyhow::Result<Child> {
+        let mut command = self.command(options, &options.data_dir(self), member)?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
+        command
+            .spawn()
+            .with_context(|| format!("cannot start {} ({})", self.name(), command.get_program().to_string_lossy()))
+    }
 }
 
 /// A server that runs: one process, or one for each member. Dropping it kills it.
@@ -130,12 +139,7 @@ impl Server {
         let started = Instant::now();
         let mut server = Server { kind, children: Vec::new(), addresses, output, ready_after: Duration::ZERO };
         for member in 0..server.addresses.len() {
-            let mut command = kind.command(options, &options.data_dir(kind), member)?;
-            command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
-            let child = command.spawn().with_context(|| {
-                format!("cannot start {} ({})", kind.name(), command.get_program().to_string_lossy())
-            })?;
-            server.children.push(child);
+            server.children.push(kind.spawn(options, member, &log)?);
         }
         server.wait_until_ready(started, key)?;
         server.ready_after = started.elapsed();
@@ -145,6 +149,20 @@ impl Server {
     /// Its processes.
     pub fn pids(&self) -> Vec<u32> {
         self.children.iter().map(Child::id).collect()
+    }
+
+    /// Ends one member as a power failure would, and leaves its place empty.
+    pub fn kill_member(&mut self, member: usize) -> anyhow::Result<()> {
+        self.children[member].kill().context("cannot kill a member")?;
+        self.children[member].wait()?;
+        Ok(())
+    }
+
+    /// Starts a member that was killed; returns at once.
+    pub fn restart_member(&mut self, member: usize, options: &Options) -> anyhow::Result<()> {
+        let log = File::options().append(true).open(&self.output)?;
+        self.children[member] = self.kind.spawn(options, member, &log)?;
+        Ok(())
     }
 
     fn wait_until_ready(&mut self, started: Instant, key: Option<&str>) -> anyhow::Result<()> {
@@ -176,7 +194,7 @@ impl Server {
         for address in &self.addresses {
             let mut channel = Channel::connect(*address).await?;
             let request = RangeRequest { key: key.unwrap_or("ready?").to_owned().into(), ..Default::default() };
-            let answer = RangeResponse::decode(channel.call(KvMethod::Range, &request).await?)?;
+            let answer = RangeResponse::decode(channel.call(Rpc::Range, &request).await?)?;
             found &= key.is_none() || !answer.kvs.is_empty();
         }
         Ok(found.then_some(()))

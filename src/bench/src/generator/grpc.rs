@@ -53,15 +53,17 @@ impl From<h2::Error> for CallError {
     }
 }
 
-/// Methods of the KV service.
+/// The methods that are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KvMethod {
+pub enum Rpc {
     /// etcdserverpb.KV/Range
     Range,
     /// etcdserverpb.KV/Put
     Put,
     /// etcdserverpb.KV/Txn
     Txn,
+    /// etcdserverpb.Maintenance/Status
+    Status,
 }
 
 /// The requests' unchanging part.
@@ -70,6 +72,7 @@ struct Target {
     range: Uri,
     put: Uri,
     txn: Uri,
+    status: Uri,
     headers: HeaderMap,
 }
 
@@ -85,15 +88,17 @@ impl Target {
             range: uri("/etcdserverpb.KV/Range")?,
             put: uri("/etcdserverpb.KV/Put")?,
             txn: uri("/etcdserverpb.KV/Txn")?,
+            status: uri("/etcdserverpb.Maintenance/Status")?,
             headers,
         })
     }
 
-    fn request(&self, method: KvMethod) -> Request<()> {
+    fn request(&self, method: Rpc) -> Request<()> {
         let uri = match method {
-            KvMethod::Range => &self.range,
-            KvMethod::Put => &self.put,
-            KvMethod::Txn => &self.txn,
+            Rpc::Range => &self.range,
+            Rpc::Put => &self.put,
+            Rpc::Txn => &self.txn,
+            Rpc::Status => &self.status,
         };
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
@@ -137,7 +142,7 @@ impl Channel {
     }
 
     /// One unary call: the answer's message, still encoded.
-    pub async fn call(&mut self, method: KvMethod, message: &impl prost::Message) -> Result<Bytes, CallError> {
+    pub async fn call(&mut self, method: Rpc, message: &impl prost::Message) -> Result<Bytes, CallError> {
         let message = self.frame(message);
         std::future::poll_fn(|context| self.sender.poll_ready(context)).await?;
         let (response, mut body) = self.sender.send_request(self.target.request(method), false)?;

@@ -16,7 +16,7 @@ pub mod workload;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -71,7 +71,7 @@ pub struct Plan {
 }
 
 /// How long a run is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Extent {
     /// Measures for `measure`, after `warm_up`.
     Time {
@@ -79,6 +79,11 @@ pub enum Extent {
         warm_up: Duration,
         /// The measurement.
         measure: Duration,
+    },
+    /// Measures until `done`.
+    Until {
+        /// Set by somebody else.
+        done: Arc<AtomicBool>,
     },
     /// So many operations, all of them measured.
     Operations(u64),
@@ -160,7 +165,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Measured> {
         plan: plan.clone(),
         phase: AtomicU8::new(match plan.extent {
             Extent::Time { .. } => Phase::WarmUp as u8,
-            Extent::Operations(_) => Phase::Measure as u8,
+            Extent::Until { .. } | Extent::Operations(_) => Phase::Measure as u8,
         }),
         next_turn: AtomicU64::new(0),
         pace: OnceLock::new(),
@@ -193,7 +198,7 @@ pub fn run(plan: &Plan) -> anyhow::Result<Measured> {
         conflicts += seen.conflicts;
     }
     let elapsed = match plan.extent {
-        Extent::Time { .. } => end - begin,
+        Extent::Time { .. } | Extent::Until { .. } => end - begin,
         Extent::Operations(_) => last_ended - begin,
     };
     let operations = if plan.workload.is_load() { plan.keys.count } else { latencies.len() };
@@ -327,7 +332,7 @@ struct Observed {
 /// Starts the clients and takes the run through its phases.
 fn monitor(run: &Run, lanes: &[Lane]) -> anyhow::Result<Observed> {
     let plan = &run.plan;
-    let progress = Progress::new(plan.progress, plan.workload.name(), plan.extent);
+    let progress = Progress::new(plan.progress, plan.workload.name(), plan.extent.clone());
     let started = Instant::now();
     let look = || -> anyhow::Result<()> {
         thread::sleep(MONITOR_INTERVAL);
@@ -351,15 +356,16 @@ fn monitor(run: &Run, lanes: &[Lane]) -> anyhow::Result<Observed> {
             begin = Instant::now();
             run.enter(Phase::Measure);
         }
-        Extent::Operations(_) => {
+        Extent::Until { .. } | Extent::Operations(_) => {
             server = watch_server()?;
             generator = Watch::start(&[std::process::id()])?;
             begin = Instant::now();
             run.pace.get_or_init(|| Pace::new(begin, plan.rate_hz));
         }
     }
-    let measuring = || match plan.extent {
-        Extent::Time { measure, .. } => begin.elapsed() < measure,
+    let measuring = || match &plan.extent {
+        Extent::Time { measure, .. } => begin.elapsed() < *measure,
+        Extent::Until { done } => !done.load(Ordering::Relaxed),
         Extent::Operations(_) => true,
     };
     while measuring() && !all_ended() {

@@ -10,7 +10,7 @@ use quorate_proto::mvccpb::KeyValue;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
-use super::grpc::{CallError, Channel, KvMethod};
+use super::grpc::{CallError, Channel, Rpc};
 
 /// Digits in a key, after its prefix: keys of one key space are equally long, and sort by number.
 const KEY_DIGITS: usize = 12;
@@ -194,11 +194,11 @@ impl Client {
 
     async fn put(&mut self, key: Bytes) -> Result<(), CallError> {
         let request = PutRequest { key, value: self.value.clone(), ..Default::default() };
-        self.channel.call(KvMethod::Put, &request).await.map(drop)
+        self.channel.call(Rpc::Put, &request).await.map(drop)
     }
 
     async fn range(&mut self, request: &RangeRequest) -> Result<RangeResponse, CallError> {
-        let answer = self.channel.call(KvMethod::Range, request).await?;
+        let answer = self.channel.call(Rpc::Range, request).await?;
         decode::<RangeResponse>(answer)
     }
 
@@ -234,7 +234,7 @@ impl Client {
     }
 
     async fn txn(&mut self, request: TxnRequest) -> Result<TxnResponse, CallError> {
-        let answer = self.channel.call(KvMethod::Txn, &request).await?;
+        let answer = self.channel.call(Rpc::Txn, &request).await?;
         decode::<TxnResponse>(answer)
     }
 

@@ -8,7 +8,8 @@
 //! log arrives, the list says where the others are.
 //!
 //! A member that the cluster knows by name has been running before. An empty directory under its id would bring back a voter
-//! that forgot its votes and what it acknowledged; it is refused.
+//! that forgot its votes and what it acknowledged; it is refused, unless one of the others knows that the member with these URLs
+//! was removed, and a new one added.
 //!
 //! Source: etcd `server/etcdserver/bootstrap.go` (`bootstrapExistingClusterNoWAL`), `cluster_util.go`,
 //! `api/membership/cluster.go` (`ValidateClusterAndAssignIDs`). Unlike etcd, a list that does not match is not the last word:
@@ -48,9 +49,6 @@ pub async fn plan(rt: &Rt, config: &MemberConfig) -> Result<Joining, StartError>
     initial_cluster::own_urls(config)?;
     initial_cluster::check_no_duplicates(config)?;
     let (cluster, own) = find_cluster(rt, config).await?;
-    if cluster.get(own).is_some_and(|member| !member.name.is_empty() || !member.client_urls.is_empty()) {
-        return Err(already_bootstrapped(own));
-    }
     let others: Vec<Member> = cluster.members.iter().filter(|member| member.id != own).cloned().collect();
     if !is_compatible(rt, config, &others).await {
         return Err(StartError::Incompatible);
@@ -68,6 +66,10 @@ async fn find_cluster(rt: &Rt, config: &MemberConfig) -> Result<(Cluster, Member
     for url in initial_cluster::urls_of_others(config) {
         match others::members(rt, url, ASK_LIMIT).await {
             Ok(cluster) => match find_own(rt, config, &cluster, deadline).await {
+                Ok(own) if has_been_running(&cluster, own) => {
+                    tracing::warn!(address = url, cluster = %cluster, %own, "who has this member's URLs has been running");
+                    mismatch.get_or_insert(already_bootstrapped(own));
+                }
                 Ok(own) => return Ok((cluster, own)),
                 Err(why) => {
                     tracing::warn!(address = url, cluster = %cluster, reason = why, "the members do not match --initial-cluster");
@@ -79,6 +81,10 @@ async fn find_cluster(rt: &Rt, config: &MemberConfig) -> Result<(Cluster, Member
     }
     let nobody = "could not retrieve cluster information from the given URLs";
     Err(mismatch.unwrap_or_else(|| StartError::NoClusterInfo(nobody.to_owned())))
+}
+
+fn has_been_running(cluster: &Cluster, own: MemberId) -> bool {
+    cluster.get(own).is_some_and(|member| !member.name.is_empty() || !member.client_urls.is_empty())
 }
 
 /// Matches every member of the cluster with one of the flags; our id. The error is etcd's reason.

@@ -155,6 +155,9 @@ pub trait Inbox: Send + Sync + 'static {
     /// `by` says that we were removed from the cluster. May be called many times.
     fn removed(&self, by: MemberId);
 
+    /// Probing looked at `peer`, which has answered before: `smoothed` is the smoothed time of a round trip.
+    fn probed(&self, peer: MemberId, smoothed: Duration);
+
     /// Was `id` removed from the cluster for good?
     fn is_removed(&self, id: MemberId) -> bool;
 }

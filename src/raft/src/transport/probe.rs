@@ -124,6 +124,9 @@ async fn ask(peer: &Peer, kept: &mut Option<Connection>) -> Result<Answer, CallE
 /// Tells the operator what there is to tell; how long until the next look.
 fn look(peer: &Peer) -> Duration {
     let probed = peer.probed.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(smoothed) = probed.smoothed {
+        peer.core().inbox.probed(peer.id(), smoothed);
+    }
     let peer = peer.id();
     let round_trip =
         go_duration(probed.smoothed.map_or(0, |smoothed| i128::try_from(smoothed.as_nanos()).unwrap_or(0)));

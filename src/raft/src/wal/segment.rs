@@ -223,7 +223,11 @@ fn prepare(rt: &Rt, path: PathBuf, segment_bytes: u64, sync: bool, abandoned: &A
     // A new file each time: the old name may lead to one that a crash left, or to a segment whose rename was half kept.
     remove_if_there(rt, &path)?;
     let file = rt.open(&path, OpenMode::CreateNew)?;
-    fill_zeros_unless(&*file, 0, segment_bytes, sync, abandoned)?;
+    if let Err(error) = fill_zeros_unless(&*file, 0, segment_bytes, sync, abandoned) {
+        // If the disk is full, what was filled is missing elsewhere. An error here is no news.
+        let _ = rt.remove_file(&path);
+        return Err(error);
+    }
     Ok(Prepared { path, file })
 }
 

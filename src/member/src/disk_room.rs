@@ -1,0 +1,162 @@
+//! Room on the disk: what is done before it is used up, and after there is some again.
+//!
+//! 1. Once a second the member looks how much is free where its log and its database are. Below the *reserve* (the log's next
+//!    segment, and all rows that may wait for the database) it raises the NOSPACE alarm in its own name, as it does for its
+//!    quota: the whole cluster refuses what would make it grow, while reads, deletes and compactions go on.
+//! 2. When twice the reserve is free again, it takes the alarm back. A file beside the database remembers, also over a restart,
+//!    that the alarm was for the disk: one for the quota is the operator's to disarm, as in etcd.
+//! 3. Who fills a disk faster than that finds a log that has its next segment ahead, and a database that is not written to
+//!    before there is room for it ([`wait_for_room`]): rows stay in memory and are read there. A write that fails all the same
+//!    stops the member, and it must be started again when there is room.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
+use quorate_proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest};
+use quorate_runtime::disk::OpenMode;
+use quorate_runtime::spawn::{self, Worker, WorkerGone};
+use quorate_runtime::{Rt, mark, select};
+
+use crate::{Member, MemberConfig};
+
+/// Time between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a flush needs beside its rows: pages that it copies, and the allocator's state.
+const FLUSH_OVERHEAD_BYTES: u64 = 256 << 10;
+
+/// Runs until the member stops.
+pub async fn watch(member: Member) {
+    let worker = member.runtime().worker("disk-room");
+    select! {
+        biased;
+        () = member.stopping() => {}
+        () = look_again_and_again(&member, &worker) => {}
+    }
+}
+
+async fn look_again_and_again(member: &Member, worker: &Arc<dyn Worker>) {
+    let mut had_failed = false;
+    loop {
+        member.runtime().sleep(LOOK_INTERVAL).await;
+        match look(member, worker).await {
+            Ok(()) => had_failed = false,
+            Err(error) if !had_failed => {
+                had_failed = true;
+                tracing::warn!(error = %error, "cannot watch the room on the disk; trying again");
+            }
+            Err(_again) => {}
+        }
+    }
+}
+
+async fn look(member: &Member, worker: &Arc<dyn Worker>) -> io::Result<()> {
+    let reserve_bytes = reserve_bytes(member.config());
+    let free_bytes = on(worker, member, free_bytes).await?;
+    let is_raised = is_raised(member);
+    if free_bytes < reserve_bytes && !is_raised {
+        tracing::warn!(
+            free_bytes,
+            reserve_bytes,
+            "the disk is nearly full: raising the NOSPACE alarm; it is taken back when twice the reserve is free"
+        );
+        on(worker, member, remember).await?;
+        mark!("disk_alarm_raised");
+        set_alarm(member, AlarmAction::Activate).await;
+    } else if free_bytes >= 2 * reserve_bytes && on(worker, member, is_remembered).await? {
+        if is_raised {
+            tracing::info!(free_bytes, "there is room on the disk again: taking the NOSPACE alarm back");
+            mark!("disk_alarm_taken_back");
+            set_alarm(member, AlarmAction::Deactivate).await;
+        } else {
+            on(worker, member, forget).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs `ask` where it may wait for the disk.
+async fn on<T: Send + 'static>(
+    worker: &Arc<dyn Worker>,
+    member: &Member,
+    ask: fn(&Rt, &MemberConfig) -> io::Result<T>,
+) -> io::Result<T> {
+    let (rt, config) = (member.runtime().clone(), member.config().clone());
+    match spawn::run_on(&**worker, move || ask(&rt, &config)).await {
+        Ok(answer) => answer,
+        // The worker goes only when the process does.
+        Err(WorkerGone) => std::future::pending().await,
+    }
+}
+
+/// Less than this must not be left: the log's next segment, and all rows that may wait for the database.
+fn reserve_bytes(config: &MemberConfig) -> u64 {
+    config.wal_segment_bytes + config.pending_bytes_max as u64
+}
+
+fn free_bytes(rt: &Rt, config: &MemberConfig) -> io::Result<u64> {
+    Ok(rt.free_space_bytes(&config.wal_path())?.min(rt.free_space_bytes(&config.snap_dir())?))
+}
+
+fn is_raised(member: &Member) -> bool {
+    let view = member.view();
+    view.alarms().iter().any(|raised| raised.member_id == member.id().0 && raised.alarm() == AlarmType::Nospace)
+}
+
+async fn set_alarm(member: &Member, action: AlarmAction) {
+    let alarm = AlarmRequest { action: action as i32, member_id: member.id().0, alarm: AlarmType::Nospace as i32 };
+    let request = InternalRaftRequest { alarm: Some(alarm), ..InternalRaftRequest::default() };
+    if let Err(error) = member.propose(request).await {
+        tracing::warn!(%error, "could not change the NOSPACE alarm; trying again");
+    }
+}
+
+const NOTE: &str = "nospace-for-disk";
+
+fn remember(rt: &Rt, config: &MemberConfig) -> io::Result<()> {
+    rt.open(&config.member_dir().join(NOTE), OpenMode::OpenOrCreate)?;
+    rt.sync_dir(&config.member_dir())
+}
+
+fn is_remembered(rt: &Rt, config: &MemberConfig) -> io::Result<bool> {
+    match rt.metadata(&config.member_dir().join(NOTE)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn forget(rt: &Rt, config: &MemberConfig) -> io::Result<()> {
+    rt.remove_file(&config.member_dir().join(NOTE))?;
+    rt.sync_dir(&config.member_dir())
+}
+
+/// Waits until the file system of `directory` has room for a flush of `row_bytes`. If that cannot be found out, the flush shall
+/// try.
+pub async fn wait_for_room(rt: &Rt, worker: &Arc<dyn Worker>, directory: &Path, row_bytes: u64) {
+    // Rows are written to two tables, and pages are copied before they are changed.
+    let needed_bytes = 4 * row_bytes + FLUSH_OVERHEAD_BYTES;
+    let mut has_told = false;
+    loop {
+        let (disk, path) = (rt.clone(), directory.to_path_buf());
+        let free = spawn::run_on(&**worker, move || disk.free_space_bytes(&path)).await;
+        match free {
+            Ok(Ok(free_bytes)) if free_bytes < needed_bytes => {
+                if !has_told {
+                    has_told = true;
+                    mark!("flush_waited_for_room");
+                    tracing::warn!(
+                        free_bytes,
+                        needed_bytes,
+                        "no room on the disk: the database is written when there is"
+                    );
+                }
+                rt.sleep(LOOK_INTERVAL).await;
+            }
+            _ => return,
+        }
+    }
+}

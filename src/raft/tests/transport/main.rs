@@ -1,0 +1,6 @@
+//! Transports of several members over real sockets on this machine.
+
+mod answers;
+mod harness;
+mod snapshots;
+mod streams;
