@@ -10,6 +10,7 @@ What is quorate's own promise is measured on quorate alone: a leader that is tol
 member ends with status 0, and nobody waits for an election when the leader is removed.
 """
 
+import itertools
 import json
 import os
 import re
@@ -34,7 +35,8 @@ GONE_SECS_MAX = 1.5
 LEADER_REMOVED_PUT_SECS_MAX = 0.5
 
 UNKNOWN_ID = "1234"
-# etcd 3.4 says Unavailable, so its client tries again; 3.7, as quorate, FailedPrecondition.
+# etcd 3.4 says Unavailable, so its client tries again, a hundred times for a read, and warns each time; 3.7, as quorate, says
+# FailedPrecondition.
 LEARNER_REFUSED = re.compile(r'"attempt":\d+,"error":"rpc error: code = \w+ desc = etcdserver: rpc not supported for learner"')
 
 
@@ -281,6 +283,7 @@ def mask_run(cluster, ids):
                 for part in (text, stdout, stderr)
             )
         stderr = LEARNER_REFUSED.sub("*", stderr)
+        stderr = "\n".join(line for line, _ in itertools.groupby(stderr.split("\n")))
         if command.words[:2] == ["endpoint", "status"]:
             stdout = re.sub(r"\d+, \d+, $", "*", stdout, flags=re.M)
         # Sorted by id, those that were added come at another place in each run; etcdctl builds its hint from a Go map.

@@ -19,6 +19,10 @@ const RequestMax = 2 * ElectionTimeout
 // attemptMax is what its first attempt gets: what hangs longer is given up while there is time for another.
 const attemptMax = ElectionTimeout
 
+// retryAfter is clientv3's own pause between two attempts. An etcd that is handing over leadership drops, without an answer,
+// what another member forwards to it in that moment.
+const retryAfter = 25 * time.Millisecond
+
 // Gauge judges requests of clients while members come and go: none may take longer than RequestMax, and none may need
 // more than one retry, on another endpoint. It is the client's view of an operation "without downtime".
 type Gauge struct {
@@ -76,6 +80,7 @@ func (g *Gauge) Do(what string, call func(ctx context.Context, client *clientv3.
 	retried := err != nil
 	first := err
 	if retried {
+		time.Sleep(retryAfter)
 		other := g.pick(endpoint)
 		if err = attempt(other, RequestMax-time.Since(began), call); err != nil {
 			err = fmt.Errorf("%s failed twice: on %s: %v; on %s: %w", what, endpoint, first, other, err)

@@ -407,7 +407,7 @@ impl ApplyLoop {
             self.stopping.ask(StopReason::Failed(reason));
         }
         let own = self.member.id();
-        if view.removed().binary_search(&own).is_ok() && !self.stopping.is_asked() {
+        if view.removed().binary_search(&own).is_ok() && !self.stopping.is_asked() && self.stopping.set_leaving() {
             tracing::info!(local_member_id = %own, "this member was removed from the cluster; it stops in a moment");
             // The others should still hear that it has applied this (etcd `server/etcdserver/server.go`).
             let (rt, stopping) = (self.rt.clone(), Arc::clone(&self.stopping));

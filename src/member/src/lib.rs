@@ -418,6 +418,11 @@ impl Member {
         self.inner.stopping.asked().await;
     }
 
+    /// Waits until its removal from the cluster was applied: it stops in a moment, and cannot serve clients any more.
+    pub async fn leaving(&self) {
+        self.inner.stopping.leaving().await;
+    }
+
     /// Waits until its loops have ended and its files are closed.
     pub async fn stopped(&self) -> StopReason {
         self.inner.stopping.ended().await

@@ -142,13 +142,15 @@ impl Published {
 pub struct Stopping {
     /// Set once; the first reason stays.
     asked: watch::Sender<Option<StopReason>>,
+    /// The member is no member any more, and stops in a moment.
+    leaving: watch::Sender<bool>,
     /// The loops have ended.
     ended: watch::Sender<bool>,
 }
 
 impl Default for Stopping {
     fn default() -> Self {
-        Self { asked: watch::Sender::new(None), ended: watch::Sender::new(false) }
+        Self { asked: watch::Sender::new(None), leaving: watch::Sender::new(false), ended: watch::Sender::new(false) }
     }
 }
 
@@ -162,6 +164,17 @@ impl Stopping {
             }
             is_first
         })
+    }
+
+    /// The removal of this member was applied. True the first time.
+    pub fn set_leaving(&self) -> bool {
+        !self.leaving.send_replace(true)
+    }
+
+    /// Waits until the member's removal was applied.
+    pub async fn leaving(&self) {
+        // The sender is ours.
+        let _ = self.leaving.subscribe().wait_for(|leaving| *leaving).await;
     }
 
     /// Asks the loops to end because this member was removed, and says so in the words that operators look for.

@@ -151,10 +151,18 @@ impl Running {
             None => {
                 client_servers = self.serve_clients();
                 notify_ready();
+                let (member, stop_clients) = (&self.member, &self.stop_clients);
+                let draining = async {
+                    // Who was removed serves its peers for a moment more; its clients had better go elsewhere at once.
+                    member.leaving().await;
+                    stop_clients.send_replace(true);
+                    std::future::pending::<()>().await;
+                };
                 select! {
                     biased;
                     signal = &mut self.signal => signal.ok(),
-                    () = self.member.stopping() => None,
+                    () = member.stopping() => None,
+                    () = draining => None,
                 }
             }
         };
