@@ -9,8 +9,8 @@ EXAMPLES := $(TARGET)/release/examples
 INTEROP := --server $(TARGET)/release/quorate --wal-dump $(EXAMPLES)/wal_dump --bolt-copy $(EXAMPLES)/bolt_copy \
     --snapshot-copy $(EXAMPLES)/snapshot_copy --sim $(TARGET)/debug/quorate-sim
 
-ONE_MEMBER := etcdctl python go wal bolt syscalls durability
-CLUSTERS := bootstrap cluster mixed chaos
+SHORT := etcdctl python go wal bolt syscalls durability mixed
+CLUSTERS := bootstrap cluster migration chaos
 
 .PHONY: help run cluster test check build unit sim fuzz-smoke deny release sim-binary interop interop-clusters interop-full bench soak nightly clean
 
@@ -54,19 +54,20 @@ release: ## the binaries, in target/release
 sim-binary: ## the simulator's binary, in target/debug
 	$(CARGO) build $(WORKSPACE) --bin quorate-sim
 
-interop: release ## real etcd tools and clients against a real member
-	python3 interop/interop.py $(INTEROP) --only $(ONE_MEMBER)
+interop: release ## real etcd tools and clients against a real member, and members of etcd and quorate in one cluster
+	python3 interop/interop.py $(INTEROP) --only $(SHORT)
 
-interop-clusters: release sim-binary ## clusters of real processes: changed by etcdctl, beside etcd's members, under faults
+interop-clusters: release sim-binary ## clusters of real processes: changed by etcdctl, migrated under load, under faults
 	python3 interop/interop.py $(INTEROP) --only $(CLUSTERS)
 
 interop-full: release sim-binary ## the same with 20 kills under load, 50 rounds of faults, the long migration
 	python3 interop/interop.py --full $(INTEROP)
 
-bench: release ## quorate, echo, floor and etcd in alternating rounds; prints ratios; then three members of each
+bench: release ## quorate, echo, floor and etcd in alternating rounds; prints ratios; then three members of each, and one that catches up
 	@command -v etcd >/dev/null || { apt-get update && apt-get install -y etcd-server; }
 	$(TARGET)/release/quorate-bench compare --quorate $(TARGET)/release/quorate
 	$(TARGET)/release/quorate-bench compare --quorate $(TARGET)/release/quorate --members 3
+	$(TARGET)/release/quorate-bench catch-up --quorate $(TARGET)/release/quorate
 
 soak: ## many seeds, with a progress bar (SEEDS=n), then as many with members that come and go
 	$(CARGO) build --release $(WORKSPACE) --bin quorate-sim

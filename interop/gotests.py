@@ -12,15 +12,16 @@ TIMEOUT_SECS = 300
 LOGGED = re.compile(r"\s+\w+\.go:\d+: (.*)")
 
 
-def check(report, name, cwd, package, environment, tests_min, timeout_secs=TIMEOUT_SECS):
+def check(report, name, cwd, package, environment, tests_min, timeout_secs=TIMEOUT_SECS, select=()):
     """Builds the tests of `package` (in the module at `cwd`), runs them, and reports each as a check of the group `name`.
 
-    What a test that passed has to tell (lines of t.Log) is printed as well: figures that were measured.
+    What a test that passed has to tell (lines of t.Log) is printed as well: figures that were measured. `select` are flags of
+    the test binary that say which tests.
     """
     binary = install.cache_dir() / "bin" / f"{name}.test"
     install.run([install.go(), "test", "-c", "-o", str(binary), package], f"building interop/{name}", cwd=cwd)
     running = subprocess.Popen(
-        [install.go(), "tool", "test2json", str(binary), "-test.v=test2json", "-test.count=1", f"-test.timeout={timeout_secs}s"],
+        [install.go(), "tool", "test2json", str(binary), "-test.v=test2json", "-test.count=1", f"-test.timeout={timeout_secs}s", *select],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -37,6 +37,7 @@ GROUPS = {
     "cluster": ("clusters that etcdctl changes", cluster.check),
     "durability": ("kill -9 under load", durability.check),
     "mixed": ("quorate and etcd in one cluster", mixed.check),
+    "migration": ("from etcd to quorate and back under load", mixed.check_migration),
     "chaos": ("clusters under faults", chaos.check),
 }
 
@@ -58,7 +59,8 @@ def parse_options():
 
 def main():
     options = parse_options()
-    for name in ("server", "wal_dump", "bolt_copy", "snapshot_copy", "sim"):
+    # Only the histories of clusters under faults are judged by the simulator.
+    for name in ["server", "wal_dump", "bolt_copy", "snapshot_copy"] + (["sim"] if "chaos" in options.only else []):
         path = getattr(options, name).resolve()
         if not path.is_file():
             sys.exit(f"{path} is missing: build it with `make release sim-binary`, or name another with --{name.replace('_', '-')}")

@@ -335,11 +335,16 @@ impl Cluster {
     /// A process ended by itself. If the simulator had failed its disk, it is started again after a pause; else it is a
     /// complaint, and the member stays down: the run has found what it was for.
     async fn exited(self: &Arc<Self>, machine: &Arc<MemberMachine>, number: u64, how: String) {
-        self.world.tell(format!("{} {how}", machine.name));
         let excused = machine.is_excused() || machine.is_spare();
         if !excused {
             self.complain(format!("{} {how}", machine.name));
         }
+        self.ended(machine, number, &how, excused).await;
+    }
+
+    /// A process ended by itself; if that is `excused` it is started again after a pause.
+    async fn ended(self: &Arc<Self>, machine: &Arc<MemberMachine>, number: u64, how: &str, excused: bool) {
+        self.world.tell(format!("{} {how}", machine.name));
         if let Some(process) = &mut lock(&machine.state).process {
             process.exited |= process.number == number;
         }
@@ -367,6 +372,10 @@ async fn live(cluster: Arc<Cluster>, machine: Arc<MemberMachine>, rt: Rt, number
         Ok(member) => member,
         // It was killed before it had heard of it.
         Err(StartError::Removed { .. }) => return,
+        // Who joins must be told by somebody; if nobody was there just now, its supervisor tries again, as with etcd.
+        Err(error @ StartError::NoClusterInfo(_)) => {
+            return cluster.ended(&machine, number, &format!("cannot start: {error}"), true).await;
+        }
         Err(error) => return cluster.exited(&machine, number, format!("cannot start: {error}")).await,
     };
     let (shutdown, asked) = watch::channel(false);

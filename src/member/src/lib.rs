@@ -116,7 +116,7 @@ impl Member {
             quorate_runtime::spawn::run_on(&*flush_worker, move || bootstrap::boot(&rt, &config, plan)).await
         };
         let booted = booted.unwrap_or_else(|_gone| unreachable!("the worker lives in this function"))?;
-        let hash_worker = rt.worker("hash");
+        let hash_worker = rt.background_worker("hash");
         let view = booted.store.reader().view();
         // A new member has nothing to compare.
         if config.initial_corrupt_check && view.applied().0.0 > 0 {
@@ -142,7 +142,7 @@ impl Member {
         let applied = booted.store.applied();
         let store_options = bootstrap::store_options(&config);
         let incoming = Arc::new(Incoming::default());
-        let snapshot_worker = rt.worker("snapshot");
+        let snapshot_worker = rt.background_worker("snapshot");
         let (peer_messages_in, peer_messages) = mpsc::channel(INBOX_MESSAGES);
         let (peer_reports_in, peer_reports) = mpsc::unbounded_channel();
         let inbox = PeerInbox {

@@ -196,7 +196,11 @@ impl SnapshotSender {
         let (worker, transport, reports) =
             (Arc::clone(&self.worker), Arc::clone(&self.transport), self.reports.clone());
         self.rt.spawn(Box::pin(async move {
-            let made = spawn::run_on(&*worker, move || view.snapshot().map(|export| (export, view.membership_v2_json())));
+            let made = spawn::run_on(&*worker, move || {
+                let (source, members) = (view.snapshot_source(), view.membership_v2_json());
+                drop(view);
+                source.export().map(|export| (export, members))
+            });
             match made.await {
                 Ok(Ok((export, data))) => {
                     let metadata = raftpb::SnapshotMetadata {

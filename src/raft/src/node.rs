@@ -43,11 +43,13 @@ use crate::wire;
 /// Entries that one `Ready` may commit, in bytes: what apply gets at once.
 const COMMITTED_BYTES_MAX: u64 = 1 << 20;
 
-/// Bytes of log that a message to a peer may carry (etcd `server/etcdserver/bootstrap.go`).
-const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of log that a message to a peer may carry.
+const MESSAGE_BYTES_MAX: u64 = 256 << 10;
 
-/// Append messages on their way to one peer (etcd `server/etcdserver/raft.go`).
-const INFLIGHT_MESSAGES_MAX: usize = 512;
+/// Append messages on their way to one peer. Together they are half of what the transport lets wait for a peer
+/// (`TransportLimits`), but for single entries that are larger: a follower that has much to catch up with must not fill its
+/// queue, or what does not fit is dropped, and all of it sent again. etcd's 512 messages of a megabyte would.
+const INFLIGHT_MESSAGES_MAX: usize = 128;
 
 /// What a node is started from.
 #[derive(Debug)]

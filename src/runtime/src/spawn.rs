@@ -38,6 +38,12 @@ pub trait Spawn {
 
     /// A new worker; `name` is what a thread list shows.
     fn worker(&self, name: &str) -> Arc<dyn Worker>;
+
+    /// A new worker for long work that nobody waits for, and that must not be in the way of others: it gives way to them
+    /// wherever the machine can be told so.
+    fn background_worker(&self, name: &str) -> Arc<dyn Worker> {
+        self.worker(name)
+    }
 }
 
 /// A thread that runs blocking jobs one after the other.

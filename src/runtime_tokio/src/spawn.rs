@@ -40,8 +40,27 @@ impl Spawn for TokioRuntime {
     }
 
     fn worker(&self, name: &str) -> Arc<dyn Worker> {
-        Arc::new(self.workers.start(name))
+        Arc::new(self.workers.start(name, NICE_NORMAL))
     }
+
+    fn background_worker(&self, name: &str) -> Arc<dyn Worker> {
+        Arc::new(self.workers.start(name, NICE_BACKGROUND))
+    }
+}
+
+/// How nice threads are to others: nobody is kept from the processor by a nice one for long.
+const NICE_NORMAL: i32 = 0;
+const NICE_BACKGROUND: i32 = 15;
+
+/// Makes the calling thread nicer. Where that is the whole process's property it is left alone.
+fn be_nice(nice: i32) {
+    #[cfg(target_os = "linux")]
+    if nice > NICE_NORMAL {
+        // To be nicer is always allowed; and if not, work is done all the same.
+        let _ = rustix::process::setpriority_process(None, nice);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = nice;
 }
 
 /// A task that is made on the reactor that polls it.
@@ -78,11 +97,14 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    fn start(&self, name: &str) -> Queue {
+    fn start(&self, name: &str, nice: i32) -> Queue {
         let (sender, receiver) = mpsc::channel();
         let thread = thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || work(receiver))
+            .spawn(move || {
+                be_nice(nice);
+                work(receiver);
+            })
             .unwrap_or_else(|error| panic!("cannot start the worker thread {name}: {error}"));
         let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
         started.retain(|(_, thread)| !thread.is_finished());

@@ -57,6 +57,6 @@ pub use hash_kv::{CompactionHash, HashKv};
 pub use lease::Grant;
 pub use membership::{Member, Membership};
 pub use mvcc::txn::is_read_only;
-pub use snapshot::{Imported, SnapshotExport, import_snapshot};
+pub use snapshot::{Imported, SnapshotExport, SnapshotSource, import_snapshot};
 pub use store::{Finished, Retired, Store, StoreOptions};
 pub use view::{Reader, View};

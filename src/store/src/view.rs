@@ -22,7 +22,7 @@ use crate::mvcc::{Snapshot, range, txn};
 use crate::publish::Published;
 use crate::quota;
 use crate::rows::Rows;
-use crate::snapshot::{self, SmallState, SnapshotExport};
+use crate::snapshot::{self, SmallState, SnapshotExport, SnapshotSource};
 use crate::state::State;
 use crate::sync::Arc;
 
@@ -151,19 +151,23 @@ impl View {
         self.db_size_in_use_bytes
     }
 
-    /// The state as etcd's snapshot, in chunks. Reads every row once to see how long the file will be: call it, and
-    /// [`SnapshotExport::next_chunk`], where blocking is allowed.
-    pub fn snapshot(&self) -> Result<SnapshotExport, StoreError> {
+    /// What a snapshot of this state is made of. Takes as long as there are leases.
+    pub fn snapshot_source(&self) -> SnapshotSource {
         let small = SmallState {
             applied: self.applied(),
             revision: self.revision,
             compact_scheduled: self.compacted,
-            conf_state: &self.conf_state,
-            membership: &self.membership,
-            alarms: self.alarms.all(),
+            conf_state: Arc::clone(&self.conf_state),
+            membership: Arc::clone(&self.membership),
+            alarms: self.alarms.all().to_vec(),
             leases: self.leases.all(),
         };
-        SnapshotExport::new(&small, &self.rows)
+        SnapshotSource { small, rows: self.rows.clone() }
+    }
+
+    /// The state as etcd's snapshot, in chunks: see [`SnapshotSource::export`]. This view lives for as long as that takes.
+    pub fn snapshot(&self) -> Result<SnapshotExport, StoreError> {
+        self.snapshot_source().export()
     }
 
     /// The members as the JSON tree that etcd puts into a Raft snapshot's `data`; etcd 3.5 and 3.6 insist on it.

@@ -182,7 +182,7 @@ impl Core {
 
     /// Where snapshots are read and written. Most members never need it.
     fn worker(&self) -> &Arc<dyn Worker> {
-        self.worker.get_or_init(|| self.rt.worker("peer-snapshot"))
+        self.worker.get_or_init(|| self.rt.background_worker("peer-snapshot"))
     }
 
     /// Hands a message to Raft. Those that a member only ever sends to itself are dropped, as etcd does; a snapshot is of no

@@ -33,6 +33,8 @@ use super::{Core, READ_LIMIT, ReceivedSnapshot};
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Bytes that go to disk at once.
 const CHUNK_BYTES: usize = 1 << 20;
+/// After so many bytes the file is synced.
+const SYNC_BYTES: u64 = 4 << 20;
 /// Transfers at once; Raft needs one.
 const TRANSFERS_MAX: usize = 4;
 
@@ -247,7 +249,13 @@ where
     while let Some(chunk) = input.chunk().await? {
         let (file, offset) = (file.clone(), size_bytes);
         size_bytes += chunk.len() as u64;
-        on_worker(core, move || file.write_all_at(&chunk, offset)).await?;
+        // One sync at the end would keep the disk from everybody else for as long as the whole file takes.
+        let syncs = size_bytes / SYNC_BYTES > offset / SYNC_BYTES;
+        on_worker(core, move || {
+            file.write_all_at(&chunk, offset)?;
+            if syncs { file.sync_data() } else { Ok(()) }
+        })
+        .await?;
     }
     let (rt, target) = (core.rt.clone(), path.clone());
     on_worker(core, move || finish(&rt, &*file, &temporary, &target)).await?;

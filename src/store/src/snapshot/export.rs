@@ -21,19 +21,35 @@ use crate::membership::Membership;
 use crate::mvcc::revision::RowRevision;
 use crate::row_scan::RowScan;
 use crate::rows::Rows;
+use crate::sync::Arc;
 
 /// The oldest version of etcd whose file says for which version it is.
 const FIRST_WITH_STORAGE_VERSION: (u64, u64) = (3, 6);
 
 /// All of a view but the rows.
-pub(crate) struct SmallState<'a> {
+pub(crate) struct SmallState {
     pub(crate) applied: (LogIndex, Term),
     pub(crate) revision: i64,
     pub(crate) compact_scheduled: i64,
-    pub(crate) conf_state: &'a ConfState,
-    pub(crate) membership: &'a Membership,
-    pub(crate) alarms: &'a [AlarmMember],
+    pub(crate) conf_state: Arc<ConfState>,
+    pub(crate) membership: Arc<Membership>,
+    pub(crate) alarms: Vec<AlarmMember>,
     pub(crate) leases: Vec<(LeaseId, Grant)>,
+}
+
+/// What a snapshot is made of. Unlike the view that it comes from it does not hold the key index, of which the writer would
+/// have to copy whatever it changes meanwhile.
+pub struct SnapshotSource {
+    pub(crate) small: SmallState,
+    pub(crate) rows: Rows,
+}
+
+impl SnapshotSource {
+    /// The snapshot, in chunks. Reads every row once to see how long the file will be: call it, and
+    /// [`SnapshotExport::next_chunk`], where blocking is allowed.
+    pub fn export(self) -> Result<SnapshotExport, StoreError> {
+        SnapshotExport::new(&self.small, &self.rows)
+    }
 }
 
 /// A snapshot of a view, on its way out. May be carried from one worker to another between two chunks.
@@ -59,7 +75,7 @@ struct Bucket {
 
 impl SnapshotExport {
     /// Runs the first pass.
-    pub(crate) fn new(small: &SmallState<'_>, rows: &Rows) -> Result<Self, StoreError> {
+    fn new(small: &SmallState, rows: &Rows) -> Result<Self, StoreError> {
         let buckets: Vec<Bucket> = BUCKETS
             .into_iter()
             .map(|name| Bucket { name, pairs: small.pairs(name, rows.compact_finished()) })
@@ -78,7 +94,7 @@ impl SnapshotExport {
         Ok(Self {
             index: small.applied.0,
             term: small.applied.1,
-            conf_state: small.conf_state.clone(),
+            conf_state: ConfState::clone(&small.conf_state),
             file: rows.file().clone(),
             writer: Writer::new(planner.finish()),
             buckets: buckets.into_iter(),
@@ -149,7 +165,7 @@ impl SnapshotExport {
     }
 }
 
-impl SmallState<'_> {
+impl SmallState {
     /// The pairs of a bucket, in order; none for the bucket of rows.
     fn pairs(&self, bucket: &str, compact_finished: i64) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = match bucket {
@@ -185,7 +201,7 @@ impl SmallState<'_> {
     }
 
     fn meta(&self, compact_finished: i64) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let conf_state = serde_json::to_vec(&ConfStateJson::from(self.conf_state));
+        let conf_state = serde_json::to_vec(&ConfStateJson::from(&*self.conf_state));
         let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = vec![
             (CONSISTENT_INDEX.into(), self.applied.0.0.to_be_bytes().into()),
             (TERM.into(), self.applied.1.0.to_be_bytes().into()),

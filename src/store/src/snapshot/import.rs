@@ -21,7 +21,7 @@ use quorate_proto::raftpb::ConfState;
 use quorate_runtime::Rt;
 use quorate_runtime::disk::{Disk, OpenMode};
 use quorate_types::{LeaseId, LogIndex, MemberId, Revision, Term};
-use redb::Database;
+use redb::{Database, WriteTransaction};
 use serde::Deserialize;
 
 use super::{
@@ -43,7 +43,7 @@ use crate::pending::Row;
 use crate::rows;
 
 /// Rows, or leases, that go over in one transaction.
-const BATCH_BYTES: usize = if cfg!(test) { 200 } else { 8 << 20 };
+const BATCH_BYTES: usize = if cfg!(test) { 200 } else { 16 << 20 };
 
 /// What has become of a snapshot.
 #[derive(Clone, Debug, PartialEq)]
@@ -107,6 +107,12 @@ pub(crate) fn import_on(
         let Meta { index, term, conf_state, .. } = meta;
         Ok(Imported { index, term, conf_state, revision: Revision(record.revision) })
     })
+}
+
+/// Begins a transaction of a database that is not complete, and is thrown away after a crash: nobody repairs it, so its allocator
+/// need not be saved. It is durable all the same, for otherwise the last one would keep the disk from others for long.
+fn begin_unfinished(database: &Database, to: &FileName) -> Result<WriteTransaction, StoreError> {
+    database.begin_write().map_err(|error| StoreError::database(to, "beginning to write", error))
 }
 
 fn failed(error: quorate_bolt::ReadError) -> StoreError {
@@ -321,7 +327,7 @@ impl Snapshot<'_> {
         let mut leases =
             self.pairs(LEASE).map(|pair| pair.and_then(|(key, value)| self.lease(&key, &value))).peekable();
         while leases.peek().is_some() {
-            let transaction = flush::begin(database, to)?;
+            let transaction = begin_unfinished(database, to)?;
             {
                 let wrote = |error: redb::Error| StoreError::database(to, "writing leases", error);
                 let mut table = transaction.open_table(rows::LEASE).map_err(|error| wrote(error.into()))?;
@@ -354,7 +360,7 @@ impl Snapshot<'_> {
         let mut batch = Vec::new();
         let mut batch_bytes = 0;
         let put = |batch: &mut Vec<Row>| -> Result<(), StoreError> {
-            let transaction = flush::begin(database, to)?;
+            let transaction = begin_unfinished(database, to)?;
             flush::put_rows(&transaction, to, || batch.iter())?;
             batch.clear();
             flush::commit(transaction, to)

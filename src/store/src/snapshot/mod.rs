@@ -32,7 +32,7 @@ use quorate_proto::raftpb::ConfState;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::export::SmallState;
-pub use self::export::SnapshotExport;
+pub use self::export::{SnapshotExport, SnapshotSource};
 #[cfg(test)]
 pub(crate) use self::import::import_on;
 pub use self::import::{Imported, import_snapshot};
