@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"quorate/interop/cluster"
 )
@@ -60,6 +61,13 @@ func TestJoin(t *testing.T) {
 			c.Start()
 			step := &steps{t: t, c: c}
 			fewPuts(step, puts)
+			if join.bySnapshot {
+				// A log is cut when its database has been written, which is ten times a second at most, and not without a reason.
+				for range 3 {
+					time.Sleep(300 * time.Millisecond)
+					fewPuts(step, 3)
+				}
+			}
 			var joiner *cluster.Member
 			if join.voter {
 				joiner = c.JoinAsVoter(join.joiner)

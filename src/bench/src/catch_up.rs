@@ -4,6 +4,9 @@
 //! rate while all is quiet. A follower is killed, and the other two take in so many entries that the begin of what it lacks is
 //! in no log any more: it needs a snapshot. Then it is started, and from that moment until it has caught up the leader's latency
 //! and memory are measured again, at the same rate.
+//!
+//! What is measured is what a leader and its clients pay. So the one that comes back gets the processor only when nobody else
+//! wants it, as if it had a machine of its own; the disk it shares.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -131,7 +134,7 @@ fn measure(kind: ServerKind, options: &Options) -> anyhow::Result<Outcome> {
     note("it comes back".to_owned());
     let done = Arc::new(AtomicBool::new(false));
     let addresses = (server.addresses[leader], server.addresses[follower]);
-    server.restart_member(follower, setting)?;
+    server.restart_elsewhere(follower, setting)?;
     let started = Instant::now();
     let watching = thread::Builder::new().name("catch-up".to_owned()).spawn({
         let done = Arc::clone(&done);

@@ -98,7 +98,24 @@ impl ServerKind {
 
     /// Starts one member.
     fn spawn(self, options: &Options, member: usize, log: &File) -> anyhow::Result<Child> {
-        let mut command = self.command(options, &options.data_dir(self), member)?;
+        self.start(self.command(options, &options.data_dir(self), member)?, log)
+    }
+
+    /// Starts one member that has the processor only when nobody else wants it.
+    fn spawn_nicely(self, options: &Options, member: usize, log: &File) -> anyhow::Result<Child> {
+        let command = self.command(options, &options.data_dir(self), member)?;
+        let mut nice = Command::new("nice");
+        nice.args(["-n", "19"]).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => nice.env(name, value),
+                None => nice.env_remove(name),
+            };
+        }
+        self.start(nice, log)
+    }
+
+    fn start(self, mut command: Command, log: &File) -> anyhow::Result<Child> {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
         command
             .spawn()
@@ -158,10 +175,11 @@ impl Server {
         Ok(())
     }
 
-    /// Starts a member that was killed; returns at once.
-    pub fn restart_member(&mut self, member: usize, options: &Options) -> anyhow::Result<()> {
+    /// Starts a member that was killed, as if it had a machine of its own: it has the processor only when nobody else wants it.
+    /// Returns at once.
+    pub fn restart_elsewhere(&mut self, member: usize, options: &Options) -> anyhow::Result<()> {
         let log = File::options().append(true).open(&self.output)?;
-        self.children[member] = self.kind.spawn(options, member, &log)?;
+        self.children[member] = self.kind.spawn_nicely(options, member, &log)?;
         Ok(())
     }
 
