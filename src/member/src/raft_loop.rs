@@ -692,8 +692,11 @@ fn hand_over_first(node: &mut Node, own: MemberId, held: &mut HeldChange) -> boo
     true
 }
 
-/// One write: the batch, then a mark and the release of what is below it. A snapshot's mark comes between the variables and
-/// the entries, which stand behind it.
+/// One write: the batch, then a mark and the release of what is below it.
+///
+/// A snapshot's mark comes between the variables and the entries, which stand behind it. Term and vote come first, so that no
+/// mark is of a later term than the log knows; a commit index up to the snapshot comes last, because without the mark, after
+/// a crash, it would speak of entries that are not there.
 fn write(
     wal: &mut Wal,
     mut batch: Batch,
@@ -701,7 +704,12 @@ fn write(
     install: Option<raftpb::SnapshotMetadata>,
 ) -> Result<(), WalError> {
     if let Some(metadata) = install {
-        wal.append(&Batch { hard_state: batch.hard_state.take(), entries: Vec::new(), sync: true })?;
+        if let Some(hard_state) = &batch.hard_state {
+            let commit = hard_state.commit().min(wal.hard_state().commit());
+            let hard_state = raftpb::HardState { commit: Some(commit), ..*hard_state };
+            wal.append(&Batch { hard_state: Some(hard_state), entries: Vec::new(), sync: true })?;
+        }
+        batch.sync = true;
         wal.mark_snapshot(walpb::Snapshot {
             index: metadata.index,
             term: metadata.term,

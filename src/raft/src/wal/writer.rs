@@ -175,6 +175,11 @@ impl Wal {
         self.segments.len()
     }
 
+    /// Raft's variables, as last appended.
+    pub fn hard_state(&self) -> &raftpb::HardState {
+        &self.hard_state
+    }
+
     /// Appends a batch: one write and, if it asks for it, one sync. A batch without entries and hard state only syncs.
     ///
     /// Panics if the entries leave a gap, or a term falls: such a log could not be read back.
