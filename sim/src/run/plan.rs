@@ -139,7 +139,7 @@ fn draw_settings(options: &Options, dice: &mut Dice) -> MemberConfig {
         pending_bytes_max: *dice.pick(&[8 << 10, 256 << 10, 64 << 20]),
         cache_bytes: *dice.pick(&[64 << 10, 1 << 20, 64 << 20]),
         wal_segment_bytes: *dice.pick(&[4 << 10, 32 << 10, 1 << 20, 64_000_000]),
-        log_memory_bytes: *dice.pick(&[4 << 10, 1 << 20, 64 << 20]),
+        log_memory_bytes: *dice.pick(&[256, 4 << 10, 64 << 20]),
         compaction_batch_rows: *dice.pick(&[1, 10, 1000]),
         compaction_interval: Duration::from_millis(*dice.pick(&[1, 10, 200])),
         unsafe_no_fsync: options.unsafe_no_fsync,

@@ -118,7 +118,7 @@ impl MemberConfig {
             pending_bytes_max: 64 << 20,
             cache_bytes: 64 << 20,
             wal_segment_bytes: 64_000_000,
-            log_memory_bytes: 64 << 20,
+            log_memory_bytes: 16 << 20,
             compaction_batch_rows: 1_000,
             compaction_interval: Duration::from_millis(10),
         }

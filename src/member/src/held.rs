@@ -41,8 +41,6 @@ pub struct Held {
 pub struct HeldChange {
     pub change: Change,
     pub deadline: MonoTime,
-    /// Leadership was to be handed over first, because it removes the leader.
-    pub handed_over: bool,
 }
 
 /// Who wants a change.
@@ -100,7 +98,7 @@ impl Held {
             Payload::ConfChange(change) => {
                 let deadline = waiter.deadline;
                 let change = Change::Ours(change, waiter);
-                self.changes.push_back(HeldChange { change, deadline, handed_over: false });
+                self.changes.push_back(HeldChange { change, deadline });
             }
         }
     }
@@ -116,11 +114,7 @@ impl Held {
         }
         self.forwarded_bytes += bytes;
         if changes_members(&message) {
-            self.changes.push_back(HeldChange {
-                change: Change::Forwarded(Box::new(message)),
-                deadline,
-                handed_over: false,
-            });
+            self.changes.push_back(HeldChange { change: Change::Forwarded(Box::new(message)), deadline });
         } else {
             self.forwarded.push_back((deadline, message));
         }
@@ -138,8 +132,8 @@ impl Held {
     }
 
     /// The next change of members.
-    pub fn next_change(&mut self) -> Option<&mut HeldChange> {
-        self.changes.front_mut()
+    pub fn next_change(&self) -> Option<&HeldChange> {
+        self.changes.front()
     }
 
     /// It is proposed.

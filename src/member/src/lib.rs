@@ -27,6 +27,8 @@ mod held;
 pub mod ids;
 mod incoming;
 mod leadership;
+mod log_read;
+mod log_write;
 mod membership;
 mod metrics;
 pub mod peer_http;
@@ -195,6 +197,7 @@ impl Member {
             id: booted.id,
             node: booted.node,
             wal: booted.wal,
+            wal_dir: config.wal_path(),
             wal_worker,
             limits: RaftLimits {
                 heartbeat: Duration::from_millis(config.heartbeat_ms),

@@ -8,6 +8,7 @@
 //! yield, so that the disk is busy while entries are applied.
 //!
 //! What a leader sends, it sends before its own disk is asked; what a follower answers waits for the write that it speaks of.
+//! One thing a leader does not tell before its disk has it: that a change of members is committed.
 //! A snapshot that Raft takes is part of the write too: first its mark in the log, then the database's switch, and only then
 //! is it durable.
 //!
@@ -15,6 +16,7 @@
 //! one that another member passed on, until the one before is applied. A leader that is to be removed first hands its lead to
 //! another, and passes the change on to it: so nothing that is under way is lost with it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,10 +24,10 @@ use std::time::Duration;
 use quorate_proto::raftpb::ConfChangeType;
 use quorate_proto::{raftpb, walpb};
 use quorate_raft::log::Position;
-use quorate_raft::node::{Node, NodeStatus, Work};
+use quorate_raft::node::{Committed, Node, NodeStatus, Work};
 use quorate_raft::read_index::ReadQueue;
 use quorate_raft::transport::Transport;
-use quorate_raft::wal::{Batch, Wal, WalError};
+use quorate_raft::wal::{Batch, Wal};
 use quorate_runtime::clock::MonoTime;
 use quorate_runtime::spawn::{self, Worker};
 use quorate_runtime::sync::{mpsc, oneshot};
@@ -34,6 +36,8 @@ use quorate_types::{Error, LogIndex, MemberId, Term};
 
 use crate::held::{self, Change, Held, HeldChange};
 use crate::incoming::{self, Incoming};
+use crate::log_read::LogRead;
+use crate::log_write::{self, LastWrite, Log, NextWrite, WriteDone};
 use crate::metrics::Metrics;
 use crate::peers::{PeerReport, SnapshotSender};
 use crate::shared::{FromApply, Proposal, Published, RaftQuestion, StopReason, Stopping, ToApply};
@@ -49,6 +53,10 @@ const MESSAGES_PER_TURN: usize = 64;
 /// `server/etcdserver/snapshot_merge.go`).
 const KEEP_AFTER_SNAPSHOT: Duration = Duration::from_secs(30);
 
+/// A commit index that nothing else carries to the log's file is written after so long without a write. Then a process that is
+/// killed has it, and `--force-new-cluster` keeps all that was acknowledged.
+const COMMIT_WRITTEN_AFTER: Duration = Duration::from_millis(5);
+
 /// Time between two lines about a peer that takes us for removed: it says so ten times a second.
 const REMOVAL_DOUBT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -59,9 +67,9 @@ pub struct RaftLimits {
     pub heartbeat: Duration,
     /// Entries between two marks in the log.
     pub snapshot_count: u64,
-    /// Entries kept in memory below the mark.
+    /// Entries kept below the mark for followers that are behind.
     pub catchup_entries: u64,
-    /// Bytes of entries kept in memory.
+    /// Bytes of them kept in memory; the others are in the log's files only.
     pub log_memory_bytes: usize,
     /// How long whoever proposes something waits for it.
     pub request_timeout: Duration,
@@ -73,6 +81,7 @@ pub struct RaftLoop {
     pub id: MemberId,
     pub node: Node,
     pub wal: Box<Wal>,
+    pub wal_dir: PathBuf,
     pub wal_worker: Arc<dyn Worker>,
     pub limits: RaftLimits,
     /// The newest mark in the log.
@@ -93,50 +102,12 @@ pub struct RaftLoop {
     pub metrics: Metrics,
 }
 
-/// The log: here, or away being written.
-enum Log {
-    Idle(Box<Wal>),
-    Writing(BoxFuture<'static, Result<WriteDone, spawn::WorkerGone>>),
-}
-
-/// A write that came back.
-struct WriteDone {
-    wal: Box<Wal>,
-    result: Result<(), WalError>,
-    /// Work up to this number is durable now.
+/// What waits until the log has the commit index that it speaks of: see `Work::commits_change`.
+struct Confirming {
+    /// Durable with this work.
     number: u64,
-    took: Duration,
-    /// What may be sent now.
     messages: Vec<raftpb::Message>,
-    /// The state that was taken over.
-    installed: Option<(LogIndex, Term)>,
-}
-
-/// What the next write will hold.
-#[derive(Default)]
-struct NextWrite {
-    hard_state: Option<raftpb::HardState>,
-    entries: Vec<raftpb::Entry>,
-    must_sync: bool,
-    number: u64,
-    mark: Option<walpb::Snapshot>,
-    /// To be sent when this is durable.
-    messages: Vec<raftpb::Message>,
-    /// The state to be taken over before the entries.
-    install: Option<raftpb::SnapshotMetadata>,
-}
-
-/// What the last write was like: the next will be much the same.
-struct LastWrite {
-    entries: usize,
-    took: Duration,
-}
-
-impl NextWrite {
-    /// A commit index alone can wait for the next entries; everything else goes now.
-    fn is_due(&self) -> bool {
-        self.must_sync || !self.entries.is_empty() || self.mark.is_some() || self.install.is_some()
-    }
+    committed: Vec<Committed>,
 }
 
 /// The loop while it runs.
@@ -149,6 +120,10 @@ struct Running {
     limits: RaftLimits,
     next_write: NextWrite,
     last_write: LastWrite,
+    writes_count: u64,
+    /// `writes_count` when the last wait for a quiet moment began.
+    writes_before_quiet: u64,
+    confirming: Option<Confirming>,
     marked: LogIndex,
     applied: (LogIndex, Term),
     held: Held,
@@ -192,6 +167,9 @@ impl RaftLoop {
             limits: self.limits,
             next_write: NextWrite::default(),
             last_write: LastWrite { entries: 0, took: Duration::MAX },
+            writes_count: 0,
+            writes_before_quiet: 0,
+            confirming: None,
             marked: self.marked,
             applied: self.applied,
             held: Held::default(),
@@ -208,10 +186,12 @@ impl RaftLoop {
             stopping: Arc::clone(&self.stopping),
             metrics: self.metrics,
         };
+        let mut log_read = LogRead::new(&running.rt, &self.wal_dir);
         let stop = self.stopping.asked();
         quorate_runtime::pin!(stop);
         let mut next_tick = running.rt.mono_now() + running.limits.heartbeat;
         let mut tick = running.rt.sleep_until(next_tick);
+        let mut quiet: Option<BoxFuture<'static, ()>> = None;
         let mut applied_messages = Vec::with_capacity(MESSAGES_PER_TURN);
         let mut messages = Vec::with_capacity(MESSAGES_PER_TURN);
         running.publish();
@@ -253,6 +233,11 @@ impl RaftLoop {
                     }
                 }
                 Some(question) = questions.recv() => running.on_question(question),
+                read = log_read.done() => log_read.finish(read, &mut running.node),
+                () = async { quiet.as_mut().expect("guarded").as_mut().await }, if quiet.is_some() => {
+                    quiet = None;
+                    running.write_commit_if_quiet();
+                }
                 // While a write is under way proposals gather in their queue: they are the next batch.
                 Some(proposal) = proposals.recv(), if log_is_idle && running.status.takes_proposals => {
                     running.held.hold(proposal);
@@ -260,6 +245,11 @@ impl RaftLoop {
                 }
             }
             running.work_off();
+            log_read.start(&mut running.node);
+            if quiet.is_none() && running.has_commit_to_write() {
+                running.writes_before_quiet = running.writes_count;
+                quiet = Some(running.rt.sleep(COMMIT_WRITTEN_AFTER));
+            }
         }
         running.write_last().await;
     }
@@ -290,6 +280,10 @@ impl Running {
         }
         self.node.on_persisted(number);
         self.send(messages);
+        if let Some(confirmed) = self.confirming.take_if(|confirming| confirming.number <= number) {
+            self.send(confirmed.messages);
+            self.hand_to_apply(confirmed.committed);
+        }
         if let Some((index, term)) = installed {
             self.incoming.end();
             self.node.on_applied(index);
@@ -441,9 +435,10 @@ impl Running {
         if let Some(term) = self.node.term_of(index) {
             self.node.offer_snapshot(Position { index: index.0, term: term.0 }, &conf_state);
         }
+        self.node.shrink_to(self.limits.log_memory_bytes, index);
         if self.snapshots_under_way == 0 && self.rt.mono_now() >= self.keep_entries_until {
             let keep_from = LogIndex(index.0.saturating_sub(self.limits.catchup_entries));
-            self.node.release_to(keep_from.min(self.marked), index, self.limits.log_memory_bytes);
+            self.node.release_to(keep_from.min(self.marked));
         }
         if index.0 < self.marked.0 + self.limits.snapshot_count {
             return;
@@ -452,6 +447,7 @@ impl Running {
         self.marked = index;
         self.next_write.mark =
             Some(walpb::Snapshot { index: Some(index.0), term: Some(term.0), conf_state: Some(conf_state) });
+        self.next_write.release_to = self.node.oldest();
     }
 
     fn on_tick(&mut self, proposals: &mut mpsc::Receiver<Proposal>) {
@@ -532,7 +528,7 @@ impl Running {
             // A reader that went away does not mind.
             let _ = reader.send(());
         }
-        self.start_write();
+        self.start_write_if_due();
     }
 
     fn ask_for_reads(&mut self) {
@@ -550,7 +546,24 @@ impl Running {
         for (context, index) in work.reads {
             self.reads.on_confirmed(context, index);
         }
-        self.send(work.messages);
+        if work.commits_change {
+            let confirming = self.confirming.get_or_insert_with(|| Confirming {
+                number: work.number,
+                messages: Vec::new(),
+                committed: Vec::new(),
+            });
+            confirming.number = work.number;
+        }
+        match &mut self.confirming {
+            Some(confirming) => {
+                confirming.messages.extend(work.messages);
+                confirming.committed.extend(work.committed);
+            }
+            None => {
+                self.send(work.messages);
+                self.hand_to_apply(work.committed);
+            }
+        }
         let next = &mut self.next_write;
         if let Some(snapshot) = work.snapshot {
             // Whatever was to be written before it, it replaces.
@@ -576,15 +589,33 @@ impl Running {
             self.node.on_persisted(work.number);
             self.send(messages);
         }
-        if !work.committed.is_empty() {
-            let _ = self.to_apply.send(ToApply::Committed(work.committed));
+    }
+
+    fn hand_to_apply(&self, committed: Vec<Committed>) {
+        if !committed.is_empty() {
+            // The apply loop goes only when the member stops.
+            let _ = self.to_apply.send(ToApply::Committed(committed));
+        }
+    }
+
+    /// Nothing is to be written but a commit index.
+    fn has_commit_to_write(&self) -> bool {
+        matches!(self.log, Some(Log::Idle(_))) && self.next_write.hard_state.is_some()
+    }
+
+    fn write_commit_if_quiet(&mut self) {
+        if self.has_commit_to_write() && self.writes_count == self.writes_before_quiet {
+            self.start_write();
+        }
+    }
+
+    fn start_write_if_due(&mut self) {
+        if self.next_write.is_due() {
+            self.start_write();
         }
     }
 
     fn start_write(&mut self) {
-        if !self.next_write.is_due() {
-            return;
-        }
         let mut wal = match self.log.take().expect("never left empty") {
             Log::Idle(wal) => wal,
             writing @ Log::Writing(_) => {
@@ -592,16 +623,17 @@ impl Running {
                 return;
             }
         };
-        let NextWrite { hard_state, entries, must_sync, number, mark, messages, install } =
-            std::mem::take(&mut self.next_write);
+        let mut next = std::mem::take(&mut self.next_write);
+        let (number, messages) = (next.number, std::mem::take(&mut next.messages));
         let (worker, rt) = (Arc::clone(&self.wal_worker), Arc::clone(&self.rt));
         // Two in a row: under load a single entry is the beginning of the next large batch.
-        let is_short = entries.len() == 1 && self.last_write.entries == 1 && self.last_write.took < SHORT_WRITE;
-        self.last_write.entries = entries.len();
-        let installed = install.as_ref().map(|metadata| (LogIndex(metadata.index()), Term(metadata.term())));
+        let is_short = next.entries.len() == 1 && self.last_write.entries == 1 && self.last_write.took < SHORT_WRITE;
+        self.last_write.entries = next.entries.len();
+        self.writes_count += 1;
+        let installed = next.install.as_ref().map(|metadata| (LogIndex(metadata.index()), Term(metadata.term())));
         let job = move || {
             let start = rt.mono_now();
-            let result = write(&mut wal, Batch { hard_state, entries, sync: must_sync }, mark, install);
+            let result = log_write::write(&mut wal, next);
             WriteDone { wal, result, number, took: rt.mono_now() - start, messages, installed }
         };
         let to_apply = self.to_apply.clone();
@@ -679,46 +711,14 @@ impl Running {
     }
 }
 
-/// True if leadership is being handed over now because the change removes us, who lead. Tried once; if nobody takes it, the
-/// change goes its way all the same.
-fn hand_over_first(node: &mut Node, own: MemberId, held: &mut HeldChange) -> bool {
-    if held.handed_over || !held.removes(own) {
+/// True if leadership is being handed over now because the change removes us, who lead. If nobody takes it, it is tried again
+/// until the change's time is over: who removes itself cannot stay until the others know for certain that it was removed.
+fn hand_over_first(node: &mut Node, own: MemberId, held: &HeldChange) -> bool {
+    if !held.removes(own) {
         return false;
     }
     let Some(successor) = node.successor() else { return false };
     tracing::info!(local_member_id = %own, transferee_member_id = %successor, "leadership is handed over before this member is removed");
-    held.handed_over = true;
     node.transfer_leader(successor);
     true
-}
-
-/// One write: the batch, then a mark and the release of what is below it.
-///
-/// A snapshot's mark comes between the variables and the entries, which stand behind it. Term and vote come first, so that no
-/// mark is of a later term than the log knows; a commit index up to the snapshot comes last, because without the mark, after
-/// a crash, it would speak of entries that are not there.
-fn write(
-    wal: &mut Wal,
-    mut batch: Batch,
-    mark: Option<walpb::Snapshot>,
-    install: Option<raftpb::SnapshotMetadata>,
-) -> Result<(), WalError> {
-    if let Some(metadata) = install {
-        if let Some(hard_state) = &batch.hard_state {
-            let commit = hard_state.commit().min(wal.hard_state().commit());
-            let hard_state = raftpb::HardState { commit: Some(commit), ..*hard_state };
-            wal.append(&Batch { hard_state: Some(hard_state), entries: Vec::new(), sync: true })?;
-        }
-        batch.sync = true;
-        wal.mark_snapshot(walpb::Snapshot {
-            index: metadata.index,
-            term: metadata.term,
-            conf_state: metadata.conf_state,
-        })?;
-    }
-    wal.append(&batch)?;
-    let Some(mark) = mark else { return Ok(()) };
-    let index = LogIndex(mark.index.unwrap_or(0));
-    wal.mark_snapshot(mark)?;
-    wal.release_below(index)
 }

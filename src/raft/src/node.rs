@@ -10,7 +10,9 @@
 //!    10.2.1), hands `Work::committed` to be applied, and has `Work::hard_state` and `Work::entries` written and synced.
 //! 4. When they are durable, the owner sends `Work::messages_when_durable` and calls [`Node::on_persisted`]. Only then do
 //!    they count towards the quorum.
-//! 5. When entries are applied, [`Node::on_applied`] says so; when the database holds them, [`Node::release_to`].
+//! 5. When entries are applied, [`Node::on_applied`] says so; when the database holds them, [`Node::shrink_to`] leaves them to
+//!    the log's files, and [`Node::release_to`] forgets them. A follower that needs some of the former makes the node want them
+//!    ([`Node::next_wanted`]): the owner reads them in the background and calls [`Node::on_read`].
 //!
 //! A follower that is too far behind is sent a snapshot instead of entries. Raft is told where one *could* stand
 //! ([`Node::offer_snapshot`]); the body is made when the message leaves, from one view of the store, and carries that view's
@@ -37,7 +39,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
 use crate::drain;
-use crate::log::{MemoryLog, Position};
+use crate::log::{Log, Position, Wanted};
+use crate::transport;
 use crate::wire;
 
 /// Entries that one `Ready` may commit, in bytes: what apply gets at once.
@@ -46,10 +49,12 @@ const COMMITTED_BYTES_MAX: u64 = 1 << 20;
 /// Bytes of log that a message to a peer may carry.
 const MESSAGE_BYTES_MAX: u64 = 256 << 10;
 
-/// Append messages on their way to one peer. Together they are half of what the transport lets wait for a peer
-/// (`TransportLimits`), but for single entries that are larger: a follower that has much to catch up with must not fill its
-/// queue, or what does not fit is dropped, and all of it sent again. etcd's 512 messages of a megabyte would.
+/// Append messages on their way to one peer. A follower that has much to catch up with must not fill its queue, or what does
+/// not fit is dropped, and all of it sent again. etcd's 512 messages of a megabyte would.
 const INFLIGHT_MESSAGES_MAX: usize = 128;
+
+// But for single entries that are larger than a message.
+const _: () = assert!(MESSAGE_BYTES_MAX * INFLIGHT_MESSAGES_MAX as u64 <= transport::QUEUED_BYTES_DEFAULT / 2);
 
 /// What a node is started from.
 #[derive(Debug)]
@@ -122,6 +127,10 @@ pub struct Work {
     pub entries: Vec<raftpb::Entry>,
     /// The writes must be synced before [`Node::on_persisted`]; otherwise (a commit index alone) they need not be.
     pub must_sync: bool,
+    /// We lead, and with this the commit index passes a configuration change. Nobody may be told, nor anything be applied,
+    /// before it is durable. A member that hears of its own removal leaves for good: if we then forgot that the removal was
+    /// committed, we would wait for its vote for ever, for until a change is applied the old configuration elects.
+    pub commits_change: bool,
     /// Entries to apply, in order.
     pub committed: Vec<Committed>,
     /// Read indexes that were confirmed: context and index.
@@ -166,7 +175,7 @@ pub struct PeerProgress {
 
 /// One Raft node.
 pub struct Node {
-    raw: RawNode<MemoryLog>,
+    raw: RawNode<Log>,
     id: MemberId,
     jitter: ChaCha8Rng,
     election_ticks: usize,
@@ -229,7 +238,7 @@ impl Node {
             .into_iter()
             .map(|entry| wire::entry_to_raft(entry, |id| learners.contains(&id)))
             .collect::<Result<_, _>>()?;
-        let log = MemoryLog::new(
+        let log = Log::new(
             config.base,
             entries,
             wire::hard_state_to_raft(&config.hard_state),
@@ -417,6 +426,7 @@ impl Node {
         let new_entries = ready.take_entries();
         let hard_state = ready.hs().cloned();
         let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().get_metadata().clone());
+        let commits_change = hard_state.as_ref().is_some_and(|new| self.passes_change(new.commit));
         let work = Work {
             number: ready.number(),
             messages: from_raft(ready.take_messages()),
@@ -424,7 +434,8 @@ impl Node {
             snapshot: snapshot.as_ref().map(wire::snapshot_from_raft),
             hard_state: hard_state.as_ref().map(wire::hard_state_from_raft),
             entries: new_entries.iter().map(wire::entry_from_raft).collect(),
-            must_sync: ready.must_sync(),
+            must_sync: ready.must_sync() || commits_change,
+            commits_change,
             committed: ready.take_committed_entries().into_iter().map(committed).collect(),
             reads,
         };
@@ -440,6 +451,14 @@ impl Node {
         }
         self.raw.advance_append_async(ready);
         Some(work)
+    }
+
+    /// We lead, and the newest change that may be under way is committed with `commit`, and was not before.
+    fn passes_change(&self, commit: u64) -> bool {
+        let change_index = self.raw.raft.pending_conf_index;
+        self.raw.raft.state == StateRole::Leader
+            && self.raw.store().hard_state().commit < change_index
+            && change_index <= commit
     }
 
     /// All work up to `number` is durable.
@@ -488,12 +507,50 @@ impl Node {
         self.bequest = Some(Bequest { successor, term, ticks_left: ticks_left - 1 });
     }
 
-    /// Forgets entries up to `index`, and more (up to `durable`) if what is kept weighs more than `budget_bytes`.
-    pub fn release_to(&mut self, index: LogIndex, durable: LogIndex, budget_bytes: usize) {
+    /// Leaves entries up to `durable` at most to the log's files, until those in memory weigh no more than `budget_bytes`.
+    pub fn shrink_to(&mut self, budget_bytes: usize, durable: LogIndex) {
         let applied = self.raw.raft.raft_log.applied;
+        self.raw.mut_store().shrink_to(budget_bytes, durable.0.min(applied));
+    }
+
+    /// Forgets entries up to `index`: who needs one of them gets a snapshot.
+    pub fn release_to(&mut self, index: LogIndex) {
+        let applied = self.raw.raft.raft_log.applied;
+        self.raw.mut_store().release_to(index.0.min(applied));
+    }
+
+    /// The log's files must have every entry after this one.
+    pub fn oldest(&self) -> LogIndex {
+        LogIndex(self.raw.store().oldest().index)
+    }
+
+    /// Entries that a follower waits for, and that have to be read from the log's files.
+    pub fn next_wanted(&mut self) -> Option<Wanted> {
+        let is_leader = self.raw.raft.state == StateRole::Leader;
         let log = self.raw.mut_store();
-        log.release_to(index.0.min(applied));
-        log.shrink_to(budget_bytes, durable.0.min(applied));
+        if !is_leader {
+            log.forget_wanted();
+        }
+        log.next_wanted()
+    }
+
+    /// `wanted` was read, or (`None`) could not be: then whoever needs what is in the files only gets a snapshot.
+    ///
+    /// # Errors
+    /// An entry cannot be put into Raft; it then counts as not read.
+    pub fn on_read(&mut self, wanted: &Wanted, entries: Option<Vec<raftpb::Entry>>) -> Result<(), wire::WireError> {
+        let entries = entries.map(|entries| {
+            entries.into_iter().map(|entry| wire::entry_to_raft(entry, |id| self.is_learner(id))).collect()
+        });
+        let (entries, result) = match entries.transpose() {
+            Ok(entries) => (entries, Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        for context in self.raw.mut_store().arrived(wanted, entries) {
+            self.raw.on_entries_fetched(context);
+        }
+        self.keep_election_timeout();
+        result
     }
 
     /// The term of an entry that is still in memory, or of the last one that is not.

@@ -427,3 +427,32 @@ fn a_read_index_of_a_follower_is_confirmed_by_the_leader() {
     group.settle();
     assert_eq!(group.peers[&2].reads, [(77, group.status(1).committed)]);
 }
+
+/// Who removes the other of two voters, and forgets that this was committed, waits for ever for a vote of one that is gone.
+#[test]
+fn a_change_is_committed_for_others_only_when_the_leaders_disk_has_it() {
+    let mut group = Group::led(2);
+    let commits = |group: &mut Group| {
+        let mut found = Vec::new();
+        for id in [1, 2, 1] {
+            while let Some(work) = group.node(id).take_work() {
+                let number = work.number;
+                if id == 1 && !work.committed.is_empty() {
+                    found.push((work.commits_change, work.must_sync, work.hard_state.is_some()));
+                }
+                for message in work.messages.into_iter().chain(work.messages_when_durable) {
+                    let to = message.to();
+                    group.node(to).step(message).unwrap();
+                }
+                group.node(id).on_persisted(number);
+            }
+        }
+        found
+    };
+    assert!(group.node(1).propose([entry(1)]));
+    assert_eq!(commits(&mut group), [(false, false, true)]);
+    assert!(group.node(1).propose_conf_change(&remove(2)));
+    assert_eq!(commits(&mut group), [(true, true, true)]);
+    assert!(group.node(1).propose([entry(2)]));
+    assert_eq!(commits(&mut group), [(false, false, true)], "said once");
+}

@@ -107,6 +107,9 @@ pub struct TransportConfig {
     pub limits: TransportLimits,
 }
 
+/// What waits for a peer at most, if nothing else is said, in bytes.
+pub(crate) const QUEUED_BYTES_DEFAULT: u64 = 64 << 20;
+
 /// How much a peer may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransportLimits {
@@ -118,7 +121,7 @@ pub struct TransportLimits {
 
 impl Default for TransportLimits {
     fn default() -> Self {
-        Self { codec: codec::Limits::default(), queued_bytes_max: 64 << 20 }
+        Self { codec: codec::Limits::default(), queued_bytes_max: QUEUED_BYTES_DEFAULT as usize }
     }
 }
 

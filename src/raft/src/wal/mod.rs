@@ -15,6 +15,7 @@
 //!    segments that nobody needs to read again.
 //! 5. After a crash, [`Wal::open`] reads the log from a mark on (`recover.rs`), makes sense of the records (`assemble.rs`), and
 //!    tells a torn tail, which is cut off, from damage, which is refused (`tail.rs`).
+//! 6. Meanwhile an [`EntryReader`] reads old entries back, for followers that are behind (`entries.rs`).
 //!
 //! # Files
 //!
@@ -38,6 +39,7 @@
 //! - The term never falls, and no entry has a higher term than the state record that follows it.
 
 mod assemble;
+mod entries;
 mod error;
 mod reader;
 mod record;
@@ -57,6 +59,7 @@ use std::path::PathBuf;
 use quorate_proto::{raftpb, walpb};
 use quorate_types::{LogIndex, Term};
 
+pub use entries::EntryReader;
 pub use error::WalError;
 pub use recover::{exists, newest_mark, read_all};
 pub use writer::Wal;

@@ -57,6 +57,12 @@ impl SegmentReader {
         self.offset_bytes
     }
 
+    /// Goes on behind a record that was read before, by another reader.
+    pub(super) fn skip_to(&mut self, offset_bytes: u64) {
+        assert!(offset_bytes <= self.len_bytes, "a segment is not cut before its last record");
+        self.offset_bytes = offset_bytes;
+    }
+
     pub(super) fn into_file(self) -> Box<dyn File> {
         self.file
     }

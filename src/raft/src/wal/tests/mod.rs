@@ -1,6 +1,7 @@
 //! Tests of the log on a disk in memory.
 
 mod cases;
+mod entries;
 mod fixtures;
 mod golden;
 mod properties;
