@@ -282,8 +282,9 @@ def mask_run(cluster, ids):
                 part.replace(member_id.rjust(16), member_id).replace(member_id, f"<{name}>").replace(str(int(member_id, 16)), f"<{name}>")
                 for part in (text, stdout, stderr)
             )
-        stderr = LEARNER_REFUSED.sub("*", stderr)
-        stderr = "\n".join(line for line, _ in itertools.groupby(stderr.split("\n")))
+        stderr, refusals = LEARNER_REFUSED.subn("*", stderr)
+        if refusals:
+            stderr = "\n".join(line for line, _ in itertools.groupby(stderr.split("\n")))
         if command.words[:2] == ["endpoint", "status"]:
             stdout = re.sub(r"\d+, \d+, $", "*", stdout, flags=re.M)
         # Sorted by id, those that were added come at another place in each run; etcdctl builds its hint from a Go map.

@@ -127,6 +127,9 @@ impl Operator {
 
     /// Some chaos never lets a cluster be whole for the five seconds that a change takes; then it is made afterwards.
     async fn add_in_peace(&mut self) {
+        if !self.stage.strikes().contains_key("member_added") {
+            self.stage.strike("change_made_in_peace");
+        }
         while !self.stage.strikes().contains_key("member_added") {
             if self.look().await {
                 let machine = self.pick(true);

@@ -373,6 +373,7 @@ async fn live(cluster: Arc<Cluster>, machine: Arc<MemberMachine>, rt: Rt, number
         // It was killed before it had heard of it.
         Err(StartError::Removed { .. }) => return,
         // Who joins must be told by somebody; if nobody was there just now, its supervisor tries again, as with etcd.
+        // In the end it must get in all the same: the operator waits until every member that was added serves.
         Err(error @ StartError::NoClusterInfo(_)) => {
             return cluster.ended(&machine, number, &format!("cannot start: {error}"), true).await;
         }

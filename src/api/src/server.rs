@@ -315,3 +315,17 @@ where
         self.0.clone().call(request)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Places;
+
+    #[test]
+    fn who_is_alone_is_beside_the_raft_loop_and_the_others_take_turns() {
+        let mut places = Places::of(4);
+        let placed: Vec<usize> = [true, false, false, true, false, false].map(|is_alone| places.next(is_alone)).into();
+        assert_eq!(placed, [0, 1, 2, 0, 3, 1]);
+        let mut only = Places::of(1);
+        assert_eq!([true, false, false].map(|is_alone| only.next(is_alone)), [0, 0, 0]);
+    }
+}

@@ -139,14 +139,16 @@ fn measure(kind: ServerKind, options: &Options) -> anyhow::Result<Outcome> {
     let watching = thread::Builder::new().name("catch-up".to_owned()).spawn({
         let done = Arc::clone(&done);
         move || {
-            let found = reactor.block_on(until_caught_up(addresses, started));
+            let found = reactor.block_on(until_caught_up(addresses, started, &done));
             done.store(true, Ordering::Relaxed);
             found
         }
     })?;
-    let meanwhile = generator::run(&Plan { extent: Extent::Until { done }, ..half });
-    let caught_up = watching.join().map_err(|_panic| anyhow!("the thread that watches the follower panicked"))??;
-    let mut catching_up = meanwhile?;
+    let meanwhile = generator::run(&Plan { extent: Extent::Until { done: Arc::clone(&done) }, ..half });
+    // Without a load there is nothing to be learnt any more.
+    done.store(true, Ordering::Relaxed);
+    let caught_up = watching.join().map_err(|_panic| anyhow!("the thread that watches the follower panicked"))?;
+    let (mut catching_up, caught_up) = (meanwhile?, caught_up?);
     catching_up.workload = "put at half the rate, catching up".to_owned();
     server.stop()?;
 
@@ -185,10 +187,15 @@ async fn leader(addresses: &[SocketAddr]) -> anyhow::Result<usize> {
     bail!("no member says that it leads")
 }
 
-/// How long it took since `started`.
-async fn until_caught_up((leader, follower): (SocketAddr, SocketAddr), started: Instant) -> anyhow::Result<Duration> {
+/// How long it took since `started`. Ends early if it is `abandoned`.
+async fn until_caught_up(
+    (leader, follower): (SocketAddr, SocketAddr),
+    started: Instant,
+    abandoned: &AtomicBool,
+) -> anyhow::Result<Duration> {
     while started.elapsed() < PATIENCE {
         interrupt::check()?;
+        ensure!(!abandoned.load(Ordering::Relaxed), "the load ended before the follower had caught up");
         let wanted = status(leader).await?.raft_index;
         // It does not answer while it is starting.
         if status(follower).await.is_ok_and(|status| status.raft_applied_index + CAUGHT_UP_ENTRIES >= wanted) {

@@ -39,10 +39,10 @@ pub async fn watch(member: Member) {
 }
 
 async fn look_again_and_again(member: &Member, worker: &Arc<dyn Worker>) {
-    let mut had_failed = false;
+    let (mut had_failed, mut note) = (false, Note::Unknown);
     loop {
         member.runtime().sleep(LOOK_INTERVAL).await;
-        match look(member, worker).await {
+        match look(member, worker, &mut note).await {
             Ok(()) => had_failed = false,
             Err(error) if !had_failed => {
                 had_failed = true;
@@ -53,7 +53,15 @@ async fn look_again_and_again(member: &Member, worker: &Arc<dyn Worker>) {
     }
 }
 
-async fn look(member: &Member, worker: &Arc<dyn Worker>) -> io::Result<()> {
+/// Whether the file that remembers is there, as far as we know. Only we make and remove it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Note {
+    Unknown,
+    Missing,
+    There,
+}
+
+async fn look(member: &Member, worker: &Arc<dyn Worker>, note: &mut Note) -> io::Result<()> {
     let reserve_bytes = reserve_bytes(member.config());
     let free_bytes = on(worker, member, free_bytes).await?;
     let is_raised = is_raised(member);
@@ -63,16 +71,24 @@ async fn look(member: &Member, worker: &Arc<dyn Worker>) -> io::Result<()> {
             reserve_bytes,
             "the disk is nearly full: raising the NOSPACE alarm; it is taken back when twice the reserve is free"
         );
+        *note = Note::Unknown;
         on(worker, member, remember).await?;
+        *note = Note::There;
         mark!("disk_alarm_raised");
         set_alarm(member, AlarmAction::Activate).await;
-    } else if free_bytes >= 2 * reserve_bytes && on(worker, member, is_remembered).await? {
+    } else if free_bytes >= 2 * reserve_bytes && *note != Note::Missing {
+        if *note == Note::Unknown && !on(worker, member, is_remembered).await? {
+            *note = Note::Missing;
+            return Ok(());
+        }
         if is_raised {
             tracing::info!(free_bytes, "there is room on the disk again: taking the NOSPACE alarm back");
             mark!("disk_alarm_taken_back");
             set_alarm(member, AlarmAction::Deactivate).await;
         } else {
+            *note = Note::Unknown;
             on(worker, member, forget).await?;
+            *note = Note::Missing;
         }
     }
     Ok(())

@@ -136,6 +136,21 @@ fn with_ports(count: usize, test: impl AsyncFnOnce(Rt, &Path, &[&Port])) {
 
 const OWN: &str = "http://127.0.0.1:22001";
 
+/// The first that is asked lags behind: it still has a member at our URL that was removed long ago.
+#[test]
+fn a_joiner_believes_no_member_that_lags_behind() {
+    with_ports(2, async |rt, dir, ports| {
+        let (early, late) = if ports[0].url < ports[1].url { (ports[0], ports[1]) } else { (ports[1], ports[0]) };
+        let others = [shown(11, &ports[0].url, ""), shown(10, &ports[1].url, "")].join(",");
+        early.answers(Answers::with(format!("[{others},{}]", shown(8, OWN, r#","name":"m1""#))));
+        late.answers(Answers::with(format!("[{others},{}]", shown(9, OWN, ""))));
+        let member = Member::start(rt.clone(), joining(dir, ports)).await.unwrap();
+        assert_eq!(member.id().0, 9);
+        member.stop();
+        member.stopped().await;
+    });
+}
+
 #[test]
 fn a_joiner_is_who_the_cluster_says_and_starts_with_nothing() {
     with_ports(2, async |rt, dir, ports| {

@@ -3,13 +3,12 @@
 //!
 //! The files under test are compiled here once more, on instrumented twins of the types in `src/sync.rs`.
 
-// Each module is used in part: by this test, not by the store.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "this test uses a part of the module, the store all of it")]
 #[path = "../src/pending.rs"]
 mod pending;
 #[path = "../src/publish.rs"]
 mod publish;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "this test uses a part of the module, the store all of it")]
 #[path = "../src/mvcc/revision.rs"]
 mod revision;
 
