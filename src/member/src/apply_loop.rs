@@ -23,14 +23,12 @@ use quorate_runtime::clock::MonoTime;
 use quorate_runtime::spawn::{self, Worker};
 use quorate_runtime::sync::{mpsc, watch};
 use quorate_runtime::{BoxFuture, Rt, mark, select};
-use quorate_store::{
-    Command, Finished, JobOutcome, Outcome, Progress, Response, Retired, Store, StoreError, StoreOptions,
-};
+use quorate_store::{Command, Finished, JobOutcome, Outcome, Progress, Response, Store, StoreError, StoreOptions};
 use quorate_types::{Error, LogIndex, Revision};
 
 use crate::disk_room;
 use crate::gates::Gates;
-use crate::incoming;
+use crate::incoming::{self, Replaced};
 use crate::membership::follow::Following;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -67,7 +65,9 @@ pub struct ApplyLoop {
     pub following: Following,
     pub store_options: StoreOptions,
     /// Databases that snapshots have replaced, while views of them are still read.
-    pub retired: Vec<Retired>,
+    pub replaced: Vec<Replaced>,
+    /// For what may take long and hurries nobody.
+    pub background: Arc<dyn Worker>,
     /// Some entry since the last view was about members, or the version that they speak.
     pub membership_changed: bool,
 }
@@ -202,16 +202,17 @@ impl ApplyLoop {
         let (rt, config, options) = (self.rt.clone(), self.member.config().clone(), self.store_options.clone());
         let opened = spawn::run_on(&*self.worker, move || {
             let path = config.database_path();
-            incoming::switch(&rt, &config, index).map_err(|source| StoreError::Io {
+            let old_file = incoming::switch(&rt, &config, index).map_err(|source| StoreError::Io {
                 file: path.clone(),
                 action: "installing a snapshot",
                 source,
             })?;
-            Store::open(&rt, &path, options)
+            Ok((Store::open(&rt, &path, options)?, old_file))
         });
         // The worker goes only when the process does.
         let Ok(opened) = opened.await else { return std::future::pending().await };
-        self.retired.push(self.store.succeed_with(opened?));
+        let (successor, old_file) = opened?;
+        self.replaced.push(Replaced::new(self.store.succeed_with(successor), old_file));
         let view = self.store.reader().view();
         self.follow_membership();
         self.published.applied.store(index.0, Ordering::Release);
@@ -428,10 +429,9 @@ impl ApplyLoop {
     }
 
     fn tick(&mut self, waiters: &mut Waiters) {
-        for unread in self.retired.extract_if(.., |retired| !retired.is_read()) {
-            // Closing a database writes and syncs.
-            self.worker.submit(Box::new(move || {
-                drop(unread);
+        for unread in self.replaced.extract_if(.., |replaced| !replaced.is_read()) {
+            self.background.submit(Box::new(move || {
+                unread.close();
                 Box::new(|| {})
             }));
         }

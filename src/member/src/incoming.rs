@@ -13,6 +13,7 @@
 //!
 //! One snapshot is taken in at a time; a second is refused meanwhile, and its sender tries again.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,7 +21,8 @@ use quorate_proto::raftpb;
 use quorate_raft::transport::{self, ReceivedSnapshot};
 use quorate_raft::wal;
 use quorate_runtime::Rt;
-use quorate_store::{StoreOptions, import_snapshot};
+use quorate_runtime::disk::{self, File, OpenMode};
+use quorate_store::{Retired, StoreOptions, import_snapshot};
 use quorate_types::LogIndex;
 
 use crate::bootstrap::StartError;
@@ -63,7 +65,7 @@ pub fn build(rt: &Rt, snap_dir: &Path, received: &ReceivedSnapshot, options: &St
     remove_left_over(rt, snap_dir)?;
     let built = import_snapshot(rt, &received.file, &path, options);
     // It is of no more use, whatever came of it.
-    let removed = rt.remove_file(&received.file);
+    let removed = disk::remove_gently(&**rt, &received.file);
     let imported = built.map_err(|error| error.to_string())?;
     removed.map_err(|error| format!("{}: {error}", received.file.display()))?;
     if (imported.index, imported.term.0) != position {
@@ -77,7 +79,7 @@ pub fn build(rt: &Rt, snap_dir: &Path, received: &ReceivedSnapshot, options: &St
 }
 
 fn remove_left_over(rt: &Rt, snap_dir: &Path) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", snap_dir.display());
+    let failed = |error: io::Error| format!("{}: {error}", snap_dir.display());
     for name in rt.list_dir(snap_dir).map_err(failed)?.iter().filter(|name| name.starts_with(PREFIX)) {
         rt.remove_file(&snap_dir.join(name)).map_err(failed)?;
     }
@@ -94,10 +96,44 @@ pub fn index_of(message: &raftpb::Message) -> LogIndex {
     position(message).0
 }
 
-/// Step 4: puts the new database in the old one's place, durably. Blocking.
-pub fn switch(rt: &Rt, config: &MemberConfig, index: LogIndex) -> std::io::Result<()> {
+/// Step 4: puts the new database in the old one's place, durably. Returns the old one, which has no name any more. Blocking.
+pub fn switch(rt: &Rt, config: &MemberConfig, index: LogIndex) -> io::Result<Option<Box<dyn File>>> {
+    let old = match rt.open(&config.database_path(), OpenMode::ReadWrite) {
+        Ok(old) => Some(old),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
     rt.rename(&database_path(&config.snap_dir(), index), &config.database_path())?;
-    rt.sync_dir(&config.snap_dir())
+    rt.sync_dir(&config.snap_dir())?;
+    Ok(old)
+}
+
+/// A database that a snapshot has replaced.
+pub struct Replaced {
+    database: Retired,
+    file: Option<Box<dyn File>>,
+}
+
+impl Replaced {
+    /// `file` is that of `database`.
+    pub fn new(database: Retired, file: Option<Box<dyn File>>) -> Self {
+        Self { database, file }
+    }
+
+    /// Views of it are still read.
+    pub fn is_read(&self) -> bool {
+        self.database.is_read()
+    }
+
+    /// Closes it, and gives its room back. Blocking.
+    pub fn close(self) {
+        let Self { database, file } = self;
+        drop(database);
+        if let Some(Err(error)) = file.as_deref().map(disk::shrink_gently) {
+            // It is freed all the same, with its last handle.
+            tracing::debug!(error = %error, "could not shrink a database that was replaced");
+        }
+    }
 }
 
 /// At start: finishes what a crash has interrupted, and removes what was never taken.
@@ -123,7 +159,7 @@ pub fn settle(rt: &Rt, config: &MemberConfig) -> Result<(), StartError> {
                     index = index.0,
                     "a crash interrupted a snapshot after it was accepted; it is installed now"
                 );
-                switch(rt, config, *index).map_err(io(&path))?;
+                let _old = switch(rt, config, *index).map_err(io(&path))?;
             }
             _ => rt.remove_file(&path).map_err(io(&path))?,
         }

@@ -144,7 +144,7 @@ impl Member {
         let applied = booted.store.applied();
         let store_options = bootstrap::store_options(&config);
         let incoming = Arc::new(Incoming::default());
-        let snapshot_worker = rt.background_worker("snapshot");
+        let background = rt.background_worker("snapshot");
         let (peer_messages_in, peer_messages) = mpsc::channel(INBOX_MESSAGES);
         let (peer_reports_in, peer_reports) = mpsc::unbounded_channel();
         let inbox = PeerInbox {
@@ -155,7 +155,7 @@ impl Member {
             reports: peer_reports_in.clone(),
             reader: booted.store.reader(),
             incoming: Arc::clone(&incoming),
-            worker: Arc::clone(&snapshot_worker),
+            worker: Arc::clone(&background),
             dropped: booted.dropped.clone(),
             metrics: metrics.clone(),
         };
@@ -219,7 +219,7 @@ impl Member {
                 rt: rt.clone(),
                 reader: booted.store.reader(),
                 transport: Arc::clone(&transport),
-                worker: snapshot_worker,
+                worker: Arc::clone(&background),
                 reports: peer_reports_in,
             },
             incoming,
@@ -243,7 +243,8 @@ impl Member {
             peers: Peers::new(rt.clone(), Arc::clone(&transport), booted.id, booted.others, booted.dropped),
             following,
             store_options,
-            retired: Vec::new(),
+            replaced: Vec::new(),
+            background,
             membership_changed: false,
         };
         let lock = booted.lock;

@@ -102,6 +102,28 @@ pub trait File: Send + Sync {
     fn sync_all(&self) -> io::Result<()>;
 }
 
+/// Bytes that are freed at a time.
+const SHRINK_STEP_BYTES: u64 = 16 << 20;
+
+/// Removes a file that may be large, and that nobody reads any more. See [`shrink_gently`].
+pub fn remove_gently(disk: &(impl Disk + ?Sized), path: &Path) -> io::Result<()> {
+    shrink_gently(&*disk.open(path, OpenMode::ReadWrite)?)?;
+    disk.remove_file(path)
+}
+
+/// Empties a file step by step. A file system frees a file as a whole when its last name and handle are gone, and everybody who
+/// syncs something meanwhile waits: on ext4 with `discard` 0.4 s for 1 GiB.
+pub fn shrink_gently(file: &dyn File) -> io::Result<()> {
+    let mut len_bytes = file.len_bytes()?;
+    while len_bytes > SHRINK_STEP_BYTES {
+        len_bytes -= SHRINK_STEP_BYTES;
+        file.set_len(len_bytes)?;
+        // Without this, the steps would be one again.
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
 /// Reads a whole file.
 pub fn read_file(disk: &(impl Disk + ?Sized), path: &Path) -> io::Result<Vec<u8>> {
     let file = disk.open(path, OpenMode::ReadOnly)?;

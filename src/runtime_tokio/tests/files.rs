@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use quorate_runtime::Rt;
-use quorate_runtime::disk::{OpenMode, read_file};
+use quorate_runtime::disk::{OpenMode, read_file, remove_gently, shrink_gently};
 use quorate_runtime_tokio::TokioRuntime;
 
 fn with_dir(test: impl FnOnce(&Rt, &Path)) {
@@ -34,6 +34,24 @@ fn what_is_written_is_read_back_at_its_place() {
         file.read_exact_at(&mut tail, 9).unwrap();
         assert_eq!(&tail, b"ld\0\0");
         assert_eq!(file.read_exact_at(&mut tail, 10).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    });
+}
+
+#[test]
+fn a_large_file_is_freed_before_it_goes() {
+    with_dir(|rt, dir| {
+        let (path, other) = (dir.join("file"), dir.join("other"));
+        let file = rt.open(&path, OpenMode::CreateNew).unwrap();
+        file.set_len(100 << 20).unwrap();
+        // Another file took its name: what is freed is the one that was opened.
+        rt.open(&other, OpenMode::CreateNew).unwrap().write_all_at(b"new", 0).unwrap();
+        rt.rename(&other, &path).unwrap();
+        shrink_gently(&*file).unwrap();
+        assert!((1..=16 << 20).contains(&file.len_bytes().unwrap()));
+        assert_eq!(read_file(&**rt, &path).unwrap(), b"new");
+        remove_gently(&**rt, &path).unwrap();
+        assert!(!rt.exists(&path).unwrap());
+        assert_eq!(remove_gently(&**rt, &path).unwrap_err().kind(), ErrorKind::NotFound);
     });
 }
 
