@@ -69,7 +69,7 @@ pub fn build(rt: &Rt, snap_dir: &Path, received: &ReceivedSnapshot, options: &St
     let imported = built.map_err(|error| error.to_string())?;
     removed.map_err(|error| format!("{}: {error}", received.file.display()))?;
     if (imported.index, imported.term.0) != position {
-        let _ = rt.remove_file(&path);
+        let _ = disk::remove_gently(&**rt, &path);
         return Err(format!(
             "the database stands at entry {} of term {}, the message at entry {} of term {}",
             imported.index, imported.term.0, position.0, position.1
@@ -81,7 +81,7 @@ pub fn build(rt: &Rt, snap_dir: &Path, received: &ReceivedSnapshot, options: &St
 fn remove_left_over(rt: &Rt, snap_dir: &Path) -> Result<(), String> {
     let failed = |error: io::Error| format!("{}: {error}", snap_dir.display());
     for name in rt.list_dir(snap_dir).map_err(failed)?.iter().filter(|name| name.starts_with(PREFIX)) {
-        rt.remove_file(&snap_dir.join(name)).map_err(failed)?;
+        disk::remove_gently(&**rt, &snap_dir.join(name)).map_err(failed)?;
     }
     Ok(())
 }

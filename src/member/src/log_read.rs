@@ -66,8 +66,13 @@ impl LogRead {
     pub fn finish(&mut self, read: Read, node: &mut Node) {
         let Read { reader, wanted, result } = read;
         self.idle = Some(reader);
+        let is_wanted = wanted.low > node.oldest();
         let entries = result
             .inspect_err(|error| {
+                if !is_wanted {
+                    // The log has let go of it meanwhile.
+                    return;
+                }
                 tracing::error!(
                     first_index = wanted.low.0,
                     error = %error,

@@ -20,7 +20,8 @@ pub struct WriteDone {
     pub result: Result<(), WalError>,
     /// Work up to this number is durable now.
     pub number: u64,
-    pub took: Duration,
+    /// How long the write and its sync took; nothing if it was not synced.
+    pub synced_in: Option<Duration>,
     /// What may be sent now.
     pub messages: Vec<raftpb::Message>,
     /// The state that was taken over.
@@ -44,9 +45,14 @@ pub struct NextWrite {
 }
 
 impl NextWrite {
+    /// Something in it must be durable before the write counts as done.
+    pub fn syncs(&self) -> bool {
+        self.must_sync || self.mark.is_some() || self.install.is_some()
+    }
+
     /// A commit index alone can wait for the next entries, or for a quiet moment; everything else goes now.
     pub fn is_due(&self) -> bool {
-        self.must_sync || !self.entries.is_empty() || self.mark.is_some() || self.install.is_some()
+        self.syncs() || !self.entries.is_empty()
     }
 }
 

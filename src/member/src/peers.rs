@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_proto::raftpb;
 use quorate_raft::transport::{Full, Inbox, ReceivedSnapshot, SnapshotBody, Transport};
+use quorate_runtime::disk;
 use quorate_runtime::spawn::{self, Worker};
 use quorate_runtime::sync::mpsc;
 use quorate_runtime::{BoxFuture, Rt};
@@ -75,7 +76,7 @@ impl Inbox for PeerInbox {
                 // Behind a snapshot of the same name that is being built from just now.
                 worker.submit(Box::new(move || {
                     // It is gone already if that was the same file.
-                    let _ = rt.remove_file(&received.file);
+                    let _ = disk::remove_gently(&*rt, &received.file);
                     Box::new(|| {})
                 }));
                 return Err("another snapshot is being taken in, or it stands at no entry".to_owned());

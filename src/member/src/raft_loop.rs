@@ -135,7 +135,6 @@ struct Running {
     /// While there are snapshots under way, and for a while after, no entries are forgotten.
     snapshots_under_way: usize,
     keep_entries_until: MonoTime,
-    /// Until then it was said that a peer is wrong about us.
     /// When the next word of our removal is one too many: see `on_removed`.
     removal_doubted_at: Option<MonoTime>,
     status: NodeStatus,
@@ -265,13 +264,15 @@ impl Running {
 
     /// Returns false if the member cannot go on.
     fn on_write_done(&mut self, done: Result<WriteDone, spawn::WorkerGone>) -> bool {
-        let Ok(WriteDone { wal, result, number, took, messages, installed }) = done else {
+        let Ok(WriteDone { wal, result, number, synced_in, messages, installed }) = done else {
             self.stopping.ask(StopReason::Failed("the log's worker ended".to_owned()));
             return false;
         };
         self.log = Some(Log::Idle(wal));
-        self.metrics.wal_fsync_seconds.observe(took.as_secs_f64());
-        self.last_write.took = took;
+        if let Some(took) = synced_in {
+            self.metrics.wal_fsync_seconds.observe(took.as_secs_f64());
+            self.last_write.took = took;
+        }
         if let Err(error) = result {
             // What a failed sync left on disk is unknown, and a second sync may lie. Stop rather than guess.
             tracing::error!(error = %error, "the log failed; this member stops");
@@ -628,13 +629,18 @@ impl Running {
         let (worker, rt) = (Arc::clone(&self.wal_worker), Arc::clone(&self.rt));
         // Two in a row: under load a single entry is the beginning of the next large batch.
         let is_short = next.entries.len() == 1 && self.last_write.entries == 1 && self.last_write.took < SHORT_WRITE;
-        self.last_write.entries = next.entries.len();
+        if next.is_due() {
+            // A commit index alone says nothing of the load.
+            self.last_write.entries = next.entries.len();
+        }
         self.writes_count += 1;
+        let syncs = next.syncs();
         let installed = next.install.as_ref().map(|metadata| (LogIndex(metadata.index()), Term(metadata.term())));
         let job = move || {
             let start = rt.mono_now();
             let result = log_write::write(&mut wal, next);
-            WriteDone { wal, result, number, took: rt.mono_now() - start, messages, installed }
+            let synced_in = syncs.then(|| rt.mono_now() - start);
+            WriteDone { wal, result, number, synced_in, messages, installed }
         };
         let to_apply = self.to_apply.clone();
         self.log = Some(Log::Writing(Box::pin(async move {

@@ -79,6 +79,7 @@ impl Fetches {
     /// Entries up to `index` are not to be had any more. Who waits for them asks again.
     pub(super) fn forget_to(&mut self, index: u64) {
         self.asked.retain(|low, _| *low > index);
+        self.chunks.retain(|chunk| chunk[0].index > index);
     }
 
     /// Nobody needs anything any more.

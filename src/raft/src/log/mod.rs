@@ -175,6 +175,10 @@ impl Log {
     /// offered any more, and who needs it gets a snapshot. Returns who waits, to be woken.
     pub fn arrived(&mut self, wanted: &Wanted, entries: Option<Vec<Entry>>) -> Vec<GetEntriesContext> {
         let low = wanted.low.0;
+        if low <= self.oldest().index {
+            // Forgotten meanwhile, and perhaps gone from the files for that reason: nobody waits for it.
+            return Vec::new();
+        }
         let Some(mut entries) = entries else {
             let waiters = self.fetches.get_mut().arrived(low, Vec::new());
             self.forget_files_to(self.base().index);
@@ -185,7 +189,7 @@ impl Log {
             .iter()
             .zip(low..)
             .all(|(entry, index)| entry.index == index && self.terms.get(index) == Some(entry.term));
-        if !are_ours || low <= self.oldest().index {
+        if !are_ours {
             entries.clear();
         }
         self.fetches.get_mut().arrived(low, entries)
@@ -390,14 +394,20 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_in_the_files_only_is_asked_for_and_answered_when_it_was_read() {
+    /// Entries up to 4 are in the files only, and somebody has asked for 2 and what follows.
+    fn log_that_wants_entry_two() -> (Log, Wanted) {
         let mut log = log();
         log.shrink_to(0, 4);
-        assert_eq!((1..=5).map(|index| log.term(index).unwrap()).collect::<Vec<_>>(), [1, 1, 2, 2, 2]);
-        assert_eq!(ask(&log, 2, 6, None), None);
         assert_eq!(ask(&log, 2, 6, None), None);
         let wanted = log.next_wanted().unwrap();
+        (log, wanted)
+    }
+
+    #[test]
+    fn what_is_in_the_files_only_is_asked_for_and_answered_when_it_was_read() {
+        let (mut log, wanted) = log_that_wants_entry_two();
+        assert_eq!((1..=5).map(|index| log.term(index).unwrap()).collect::<Vec<_>>(), [1, 1, 2, 2, 2]);
+        assert_eq!(ask(&log, 2, 6, None), None);
         let terms = vec![Position { index: 2, term: 1 }, Position { index: 3, term: 2 }];
         assert_eq!(wanted, Wanted { low: LogIndex(2), high: LogIndex(5), terms });
         assert_eq!(log.next_wanted(), None, "it is under way");
@@ -412,10 +422,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_forgotten() {
-        let mut log = log();
-        log.shrink_to(0, 4);
-        assert_eq!(ask(&log, 2, 6, None), None);
-        let wanted = log.next_wanted().unwrap();
+        let (mut log, wanted) = log_that_wants_entry_two();
         assert_eq!(log.arrived(&wanted, None).len(), 1);
         assert_eq!((log.oldest().index, log.first_index().unwrap()), (4, 5));
         let context = GetEntriesContext::empty(true);
@@ -423,11 +430,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_forgotten_while_it_was_read_takes_nothing_else_with_it() {
+        let (mut log, wanted) = log_that_wants_entry_two();
+        log.release_to(2);
+        assert!(log.arrived(&wanted, None).is_empty());
+        assert_eq!((log.oldest().index, log.base().index), (2, 4), "entries 3 and 4 can still be read");
+    }
+
+    #[test]
     fn entries_of_a_log_that_was_replaced_meanwhile_are_not_taken() {
-        let mut log = log();
-        log.shrink_to(0, 4);
-        assert_eq!(ask(&log, 2, 6, None), None);
-        let wanted = log.next_wanted().unwrap();
+        let (mut log, wanted) = log_that_wants_entry_two();
         log.restart_at(Position { index: 9, term: 7 }, ConfState::default());
         assert!(log.arrived(&wanted, Some(vec![entry(2, 1)])).is_empty());
         log.append(&[entry(10, 7)]);

@@ -138,9 +138,13 @@ impl Taken<'_> {
                 Step::Bad(reason) => return Err(At { file: reader.path(), offset_bytes }.damaged(reason)),
             };
             match record.kind {
-                // It is the segment's first record: that it continues the segment before it was checked when the log was opened,
-                // or written by ourselves.
-                Some(Kind::Crc) => chain = Some(record.crc),
+                // As a segment's first record it begins the chain; that it continues the segment before was checked when the
+                // log was opened, or written by ourselves.
+                Some(Kind::Crc) if chain.is_none_or(|chain| chain == record.crc) => chain = Some(record.crc),
+                Some(Kind::Crc) => {
+                    let at = At { file: reader.path(), offset_bytes };
+                    return Err(at.damaged("crc mismatch: the crc record does not state the chain before it"));
+                }
                 Some(Kind::Entry) => {
                     let record_bytes = record.data.len();
                     let entry = raftpb::Entry::decode(record.data).map_err(|error| {
