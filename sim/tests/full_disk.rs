@@ -130,3 +130,36 @@ fn a_disk_that_is_full_at_once_leaves_the_member_readable() {
         world.shut_down().await;
     });
 }
+
+/// The alarm takes effect where it was asked for only after that member has died, come back to a disk with room, and looked.
+#[test]
+fn an_alarm_that_arrives_late_is_taken_back_too() {
+    in_world(3, |world| async move {
+        let mut setting = Setting::new(&world).await;
+        setting.put("kept", "1").await.unwrap();
+        let machines = setting.cluster.machines.clone();
+        let leader = machines[0].member().unwrap().raft_status().leader;
+        let led_by = |machine: &&Arc<MemberMachine>| machine.member().map(|member| member.id()) == leader;
+        let full = Arc::clone(machines.iter().find(|machine| !led_by(machine)).unwrap());
+        let other = Arc::clone(machines.iter().find(|machine| led_by(machine)).unwrap());
+        leave_room(&full, 100 << 10);
+        while other.member().unwrap().view().alarms().is_empty() {
+            clock::sleep(Duration::from_micros(50)).await;
+        }
+        setting.cluster.kill(&full, Death::PowerFailure);
+        for machine in machines.iter().filter(|machine| machine.machine != full.machine) {
+            world.net.cut(machine.machine, full.machine);
+            world.net.cut(full.machine, machine.machine);
+        }
+        full.disk.tune(|knobs| knobs.capacity_bytes = None);
+        setting.cluster.start(&full);
+        a_while().await;
+        assert!(full.member().unwrap().view().alarms().is_empty(), "it cannot know of the alarm yet");
+
+        world.net.mend_all();
+        clock::sleep(Duration::from_secs(10)).await;
+        assert!(other.member().unwrap().view().alarms().is_empty());
+        drop((machines, full, other, setting));
+        world.shut_down().await;
+    });
+}

@@ -3,8 +3,10 @@
 //! 1. Once a second the member looks how much is free where its log and its database are. Below the *reserve* (the log's next
 //!    segment, and all rows that may wait for the database) it raises the NOSPACE alarm in its own name, as it does for its
 //!    quota: the whole cluster refuses what would make it grow, while reads, deletes and compactions go on.
-//! 2. When twice the reserve is free again, it takes the alarm back. A file beside the database remembers, also over a restart,
-//!    that the alarm was for the disk: one for the quota is the operator's to disarm, as in etcd.
+//! 2. When twice the reserve is free again, it takes the alarm back. A file beside the database, the *note*, remembers, also
+//!    over a restart, that the alarm was for the disk: one for the quota is the operator's to disarm, as in etcd. An alarm that
+//!    was asked for may take effect much later, also after who asked has died and started again: the note goes only when no
+//!    alarm was seen for so long that none can be on its way, and the leader was asked.
 //! 3. Who fills a disk faster than that finds a log that has its next segment ahead, and a database that is not written to
 //!    before there is room for it ([`wait_for_room`]): rows stay in memory and are read there. A write that fails all the same
 //!    stops the member, and it must be started again when there is room.
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
 use quorate_proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest};
+use quorate_runtime::clock::MonoTime;
 use quorate_runtime::disk::OpenMode;
 use quorate_runtime::spawn::{self, Worker, WorkerGone};
 use quorate_runtime::{Rt, mark, select};
@@ -39,10 +42,11 @@ pub async fn watch(member: Member) {
 }
 
 async fn look_again_and_again(member: &Member, worker: &Arc<dyn Worker>) {
-    let (mut had_failed, mut note) = (false, Note::Unknown);
+    let mut had_failed = false;
+    let mut watch = Watch { note: Note::Unknown, calm_since: member.runtime().mono_now() };
     loop {
         member.runtime().sleep(LOOK_INTERVAL).await;
-        match look(member, worker, &mut note).await {
+        match watch.look(member, worker).await {
             Ok(()) => had_failed = false,
             Err(error) if !had_failed => {
                 had_failed = true;
@@ -61,37 +65,55 @@ enum Note {
     There,
 }
 
-async fn look(member: &Member, worker: &Arc<dyn Worker>, note: &mut Note) -> io::Result<()> {
-    let reserve_bytes = reserve_bytes(member.config());
-    let free_bytes = on(worker, member, free_bytes).await?;
-    let is_raised = is_raised(member);
-    if free_bytes < reserve_bytes && !is_raised {
-        tracing::warn!(
-            free_bytes,
-            reserve_bytes,
-            "the disk is nearly full: raising the NOSPACE alarm; it is taken back when twice the reserve is free"
-        );
-        *note = Note::Unknown;
-        on(worker, member, remember).await?;
-        *note = Note::There;
-        mark!("disk_alarm_raised");
-        set_alarm(member, AlarmAction::Activate).await;
-    } else if free_bytes >= 2 * reserve_bytes && *note != Note::Missing {
-        if *note == Note::Unknown && !on(worker, member, is_remembered).await? {
-            *note = Note::Missing;
-            return Ok(());
-        }
+struct Watch {
+    note: Note,
+    /// Since then we neither saw our alarm nor asked for it.
+    calm_since: MonoTime,
+}
+
+impl Watch {
+    async fn look(&mut self, member: &Member, worker: &Arc<dyn Worker>) -> io::Result<()> {
+        let reserve_bytes = reserve_bytes(member.config());
+        let free_bytes = on(worker, member, free_bytes).await?;
+        let is_raised = is_raised(member);
         if is_raised {
-            tracing::info!(free_bytes, "there is room on the disk again: taking the NOSPACE alarm back");
-            mark!("disk_alarm_taken_back");
-            set_alarm(member, AlarmAction::Deactivate).await;
-        } else {
-            *note = Note::Unknown;
-            on(worker, member, forget).await?;
-            *note = Note::Missing;
+            self.calm_since = member.runtime().mono_now();
         }
+        if free_bytes < reserve_bytes && !is_raised {
+            tracing::warn!(
+                free_bytes,
+                reserve_bytes,
+                "the disk is nearly full: raising the NOSPACE alarm; it is taken back when twice the reserve is free"
+            );
+            self.note = Note::Unknown;
+            on(worker, member, remember).await?;
+            self.note = Note::There;
+            mark!("disk_alarm_raised");
+            set_alarm(member, AlarmAction::Activate).await;
+            self.calm_since = member.runtime().mono_now();
+        } else if free_bytes >= 2 * reserve_bytes && self.note != Note::Missing {
+            if self.note == Note::Unknown {
+                let is_there = on(worker, member, is_remembered).await?;
+                self.note = if is_there { Note::There } else { Note::Missing };
+            } else if is_raised {
+                tracing::info!(free_bytes, "there is room on the disk again: taking the NOSPACE alarm back");
+                mark!("disk_alarm_taken_back");
+                set_alarm(member, AlarmAction::Deactivate).await;
+            } else if self.is_calm_for_good(member).await {
+                self.note = Note::Unknown;
+                on(worker, member, forget).await?;
+                self.note = Note::Missing;
+            }
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// No alarm of ours is on its way any more: whoever proposes something, here or at the leader that it is passed on to,
+    /// gives it up after the request's time.
+    async fn is_calm_for_good(&self, member: &Member) -> bool {
+        let calm = member.runtime().mono_now() - self.calm_since;
+        calm >= 3 * member.config().request_timeout() && member.linearize().await.is_ok() && !is_raised(member)
+    }
 }
 
 /// Runs `ask` where it may wait for the disk.
