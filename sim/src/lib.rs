@@ -4,10 +4,11 @@
 //! One *run* is a pure function of (binary, seed, options). It builds a [`world`] (clock, disk, network, machines), starts
 //! members and clients in it, lets [`workloads`] talk to them while [`faults`] happen, heals everything, and then asks every
 //! one of the [`checkers`] whether what the clients were told can be true. [`model`] is the slow twin of the store that the
-//! checkers replay against. [`run`] draws the options from the seed, prints the summary, repeats, soaks.
+//! checkers replay against. [`run`] draws the options from the seed, prints the summary, repeats, soaks. [`bugs`] are known
+//! wrong decisions, to measure all that by.
 //!
 //! Workloads, faults and checkers are three flat lists: one file an item, a small trait and a registry each, none of them
-//! knows the others.
+//! knows the others. What a fault does to the world it says in [`actions`].
 #![cfg(feature = "sim")]
 
 #[cfg(not(madsim))]
@@ -16,6 +17,8 @@ compile_error!(
      or add `--cfg madsim` to it"
 );
 
+pub mod actions;
+pub mod bugs;
 pub mod checkers;
 pub mod faults;
 pub mod history;

@@ -1,18 +1,26 @@
-//! `quorate-sim`: runs the simulator on one seed or on many; judges what was recorded of real processes.
+//! `quorate-sim`: runs the simulator on one seed or on many; hunts seeded bugs; judges what was recorded of real processes.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate_sim::history::Outcome;
 use quorate_sim::run::soak::soak;
 use quorate_sim::run::{Options, run};
-use quorate_sim::{checkers, recorded};
+use quorate_sim::{bugs, checkers, recorded};
 
 fn command() -> Command {
     let number = |name: &'static str, help: &'static str| {
         Arg::new(name).long(name).help(help).value_name("N").value_parser(value_parser!(u64))
+    };
+    let bug = |help: &'static str| {
+        Arg::new("bug")
+            .long("bug")
+            .help(help)
+            .value_name("NAME")
+            .value_parser(PossibleValuesParser::new(bugs::ALL.iter().map(|bug| bug.name)))
     };
     let common = |command: Command| {
         command
@@ -32,6 +40,7 @@ fn command() -> Command {
             )
             .arg(number("members", "How many members [default: as the seed decides]"))
             .arg(number("flip-value", "Flip a bit of this value; the trace hash must change"))
+            .arg(bug("The seeded bug that is switched on"))
     };
     Command::new("quorate-sim")
         .about("Runs Quorate's member in a deterministic simulation")
@@ -58,6 +67,13 @@ fn command() -> Command {
                 .arg(number("jobs", "Runs at the same time").default_value("2")),
         )
         .subcommand(
+            Command::new("bugs")
+                .about("Switches each seeded bug on, and tells after how many seeds it was caught")
+                .arg(bug("Only this one"))
+                .arg(number("seeds", "How many seeds each, at most").default_value("2000"))
+                .arg(number("jobs", "Runs at the same time").default_value("2")),
+        )
+        .subcommand(
             Command::new("check-history")
                 .about("Judges a history recorded of real processes (the form: sim/src/recorded.rs)")
                 .arg(Arg::new("file").value_name("FILE").required(true).help("The history, one JSON object a line")),
@@ -74,6 +90,7 @@ fn options(matches: &ArgMatches, seed: u64) -> Options {
         members: matches.get_one("members").copied(),
         flip_value: matches.get_one("flip-value").copied(),
         keep_trace: false,
+        bug: matches.get_one::<String>("bug").and_then(|name| bugs::named(name)).map(|bug| bug.name),
     }
 }
 
@@ -81,6 +98,7 @@ fn main() -> ExitCode {
     match command().get_matches().subcommand() {
         Some(("run", matches)) => run_one(matches),
         Some(("soak", matches)) => run_many(matches),
+        Some(("bugs", matches)) => hunt_bugs(matches),
         Some(("check-history", matches)) => check_history(matches),
         _ => unreachable!("clap demands a subcommand"),
     }
@@ -140,6 +158,39 @@ fn run_many(matches: &ArgMatches) -> ExitCode {
     print!("{}", tally.table());
     println!("simulated seconds a second and job  {:.0}", tally.seconds / elapsed.as_secs_f64() / jobs.max(1) as f64);
     exit_code(tally.failed.is_empty())
+}
+
+/// Prints a row for each bug as it is caught, or not.
+fn hunt_bugs(matches: &ArgMatches) -> ExitCode {
+    let seeds: u64 = *matches.get_one("seeds").expect("it has a default");
+    let jobs: u64 = *matches.get_one("jobs").expect("it has a default");
+    let only: Option<&String> = matches.get_one("bug");
+    let mut good = true;
+    println!("| bug | source | what | caught by | seeds | seconds |\n|---|---|---|---|---|---|");
+    for bug in bugs::ALL.iter().filter(|bug| only.is_none_or(|only| only == bug.name)) {
+        let style = ProgressStyle::with_template("{elapsed_precise} {msg}, seed {pos}");
+        // Not a terminal: it draws nothing.
+        let bar = ProgressBar::no_length().with_style(style.expect("the template is right")).with_message(bug.name);
+        bar.enable_steady_tick(Duration::from_millis(250));
+        let hunt = bugs::hunt(bug, seeds, jobs as usize, |_| bar.inc(1));
+        let elapsed = bar.elapsed();
+        bar.finish_and_clear();
+        let caught_by = match &hunt.caught {
+            Some(_) => bug.checker.to_owned(),
+            None if hunt.reached == 0 => "**not reached**".to_owned(),
+            None => format!("**not caught** by {}", bug.checker),
+        };
+        println!(
+            "| `{}` | {} | {} | {caught_by} | {} | {:.0} |",
+            bug.name,
+            bug.source,
+            bug.what,
+            hunt.seeds,
+            elapsed.as_secs_f64()
+        );
+        good &= hunt.caught.is_some();
+    }
+    exit_code(good)
 }
 
 /// Prints what the history holds, as one JSON object, and what the checkers find, a paragraph each.

@@ -9,6 +9,7 @@ mod equal_hashes;
 mod linearizable;
 mod liveness;
 mod member_health;
+mod raft_safety;
 mod revisions;
 mod whole_txns;
 
@@ -34,6 +35,8 @@ pub struct Evidence {
     pub clients: Vec<u64>,
     /// What members complained of when no injected fault excuses it: failed starts, ends of their own accord.
     pub complaints: Vec<String>,
+    /// Where members contradicted each other about Raft's history: see `quorate_runtime::witness`.
+    pub contradictions: Vec<String>,
     /// What each member holds at the end, at one revision; only of members that were there.
     pub hashes: Vec<MemberHash>,
     /// Some member of the healed cluster did not come to hold what the others hold, in the time that there was.
@@ -76,6 +79,7 @@ pub trait Checker {
 /// Every checker.
 pub fn all() -> Vec<Box<dyn Checker>> {
     vec![
+        Box::new(raft_safety::RaftSafety),
         Box::new(member_health::MemberHealth),
         Box::new(durable_acks::DurableAcks),
         Box::new(whole_txns::WholeTxns),

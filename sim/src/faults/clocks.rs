@@ -9,6 +9,7 @@ use std::time::Duration;
 use quorate_runtime::BoxFuture;
 
 use super::{Fault, Stage, draw_mean_secs, interval};
+use crate::actions::Action;
 use crate::world::dice::Dice;
 
 /// See the module.
@@ -31,23 +32,17 @@ impl Fault for Clocks {
     fn run<'a>(&'a self, stage: &'a Arc<Stage>, mut dice: Dice) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             while stage.pause(interval(&mut dice, self.every)).await {
-                let machine = &dice.pick(&stage.cluster.members()).clone();
+                let machine = dice.pick(&stage.cluster.members()).machine;
                 stage.strike("clocks");
-                let forwards = dice.percent(50);
-                match dice.below(3) {
-                    0 => {
-                        let rate_ppm = dice.between(0, self.rate_ppm_max) as i64;
-                        machine.clock.set_rate(if forwards { rate_ppm } else { -rate_ppm });
-                    }
-                    1 => {
-                        let jump_ns = dice.magnitude(1_000_000, 100_000_000_000_000) as i64;
-                        machine.clock.jump_wall(if forwards { jump_ns } else { -jump_ns });
-                    }
-                    _ => machine.clock.leap(Duration::from_millis(dice.magnitude(1, 60_000))),
-                }
+                let sign = if dice.percent(50) { 1 } else { -1 };
+                stage.act(&match dice.below(3) {
+                    0 => Action::ClockRate(machine, sign * dice.between(0, self.rate_ppm_max) as i64),
+                    1 => Action::ClockJump(machine, sign * dice.magnitude(1_000_000, 100_000_000_000_000) as i64),
+                    _ => Action::ClockLeap(machine, Duration::from_millis(dice.magnitude(1, 60_000))),
+                });
             }
             for machine in &stage.cluster.machines {
-                machine.clock.set_rate(0);
+                stage.act(&Action::ClockRate(machine.machine, 0));
             }
         })
     }

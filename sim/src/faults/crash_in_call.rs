@@ -10,6 +10,7 @@ use std::time::Duration;
 use quorate_runtime::BoxFuture;
 
 use super::{Fault, Stage, draw_mean_secs, interval};
+use crate::actions::Action;
 use crate::world::clock;
 use crate::world::cluster::MemberMachine;
 use crate::world::dice::Dice;
@@ -47,13 +48,13 @@ impl CrashInCall {
             machine.disk.remove_fuse();
             // It may have blown at this very moment.
             if machine.disk.is_fuse_blown() {
-                stage.cluster.kill(machine, Death::PowerFailure);
-                stage.cluster.start(machine);
+                stage.act(&Action::Kill(machine.machine, Death::PowerFailure));
+                stage.act(&Action::Start(machine.machine));
             }
             return false;
         };
         clock::sleep_until(at).await;
-        if stage.cluster.kill(machine, Death::PowerFailure) {
+        if stage.act(&Action::Kill(machine.machine, Death::PowerFailure)) {
             stage.strike("crash_in_call");
         }
         true
@@ -75,7 +76,7 @@ impl Fault for CrashInCall {
                 }
                 loop {
                     stage.pause(Duration::from_millis(dice.between(1, self.down_ms_max))).await;
-                    stage.cluster.start(machine);
+                    stage.act(&Action::Start(machine.machine));
                     let again = dice.percent(self.again) && !stage.is_over();
                     let calls = dice.magnitude(1, 64) - 1;
                     if !again || !self.crash(stage, machine, calls).await {

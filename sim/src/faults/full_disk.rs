@@ -10,6 +10,7 @@ use std::time::Duration;
 use quorate_runtime::BoxFuture;
 
 use super::{Fault, Stage, draw_mean_secs, interval};
+use crate::actions::Action;
 use crate::world::dice::Dice;
 
 /// See the module.
@@ -38,15 +39,12 @@ impl Fault for FullDisk {
     fn run<'a>(&'a self, stage: &'a Arc<Stage>, mut dice: Dice) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             while stage.pause(interval(&mut dice, self.every)).await {
-                let machine = &dice.pick(&stage.cluster.members()).clone();
+                let machine = dice.pick(&stage.cluster.members()).machine;
                 let room_bytes = dice.magnitude(1, self.room_bytes_max);
                 stage.strike("full_disk");
-                stage.world.tell(format!("{}'s disk is full but for {room_bytes} bytes", machine.name));
-                let capacity_bytes = machine.disk.used_bytes() + room_bytes;
-                machine.disk.tune(|knobs| knobs.capacity_bytes = Some(capacity_bytes));
+                stage.act(&Action::DiskRoom(machine, Some(room_bytes)));
                 stage.pause(Duration::from_millis(dice.magnitude(1, self.lasts_ms_max))).await;
-                machine.disk.tune(|knobs| knobs.capacity_bytes = None);
-                stage.world.tell(format!("there is room on {}'s disk", machine.name));
+                stage.act(&Action::DiskRoom(machine, None));
             }
         })
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use quorate_runtime::BoxFuture;
 
 use super::{Fault, Stage, draw_mean_secs, interval};
+use crate::actions::Action;
 use crate::world::dice::Dice;
 use crate::world::disk::Death;
 
@@ -38,12 +39,12 @@ impl Fault for Kill {
     fn run<'a>(&'a self, stage: &'a Arc<Stage>, mut dice: Dice) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             while stage.pause(interval(&mut dice, self.every)).await {
-                let machine = &dice.pick(&stage.cluster.members()).clone();
+                let machine = dice.pick(&stage.cluster.members()).machine;
                 let death = if dice.percent(self.power) { Death::PowerFailure } else { Death::Kill };
-                if stage.cluster.kill(machine, death) {
+                if stage.act(&Action::Kill(machine, death)) {
                     stage.strike("kill");
                     stage.pause(Duration::from_millis(dice.between(1, self.down_ms_max))).await;
-                    stage.cluster.start(machine);
+                    stage.act(&Action::Start(machine));
                 }
             }
         })

@@ -25,6 +25,9 @@ use crate::world::disk::Death;
 /// The fault's name.
 pub const NAME: &str = "membership";
 
+/// What it counts as strikes.
+pub const STRIKES: &[&str] = &["member_added", "member_promoted", "member_removed"];
+
 /// The machine of the operator of this fault.
 const OPERATOR: u64 = 50;
 
@@ -103,7 +106,7 @@ impl Operator {
 
     /// After the chaos: brings machines and membership together, promotes who is still a learner; for ever if need be.
     pub async fn settle(&mut self) {
-        if !self.stage.strikes().contains_key("member_added") {
+        if !self.stage.has_struck("member_added") {
             self.add_in_peace().await;
         }
         loop {
@@ -127,10 +130,10 @@ impl Operator {
 
     /// Some chaos never lets a cluster be whole for the five seconds that a change takes; then it is made afterwards.
     async fn add_in_peace(&mut self) {
-        if !self.stage.strikes().contains_key("member_added") {
+        if !self.stage.has_struck("member_added") {
             self.stage.strike("change_made_in_peace");
         }
-        while !self.stage.strikes().contains_key("member_added") {
+        while !self.stage.has_struck("member_added") {
             if self.look().await {
                 let machine = self.pick(true);
                 self.add(&machine, 50).await;

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use quorate_runtime::BoxFuture;
 
+use crate::actions::Action;
 use crate::world::clock::{self, SimTime};
 use crate::world::cluster::Cluster;
 use crate::world::dice::Dice;
@@ -37,7 +38,7 @@ pub struct Stage {
     /// The machines of the clients.
     pub client_machines: Vec<MachineId>,
     ends: Mutex<SimTime>,
-    strikes: Mutex<BTreeMap<&'static str, u64>>,
+    strikes: Mutex<Vec<(SimTime, &'static str)>>,
 }
 
 impl Stage {
@@ -66,14 +67,33 @@ impl Stage {
         !self.is_over()
     }
 
+    /// Does it now: see [`Action::perform`].
+    pub fn act(&self, action: &Action) -> bool {
+        action.perform(&self.world, &self.cluster)
+    }
+
     /// Counts a strike of `fault`, for the report.
     pub fn strike(&self, fault: &'static str) {
-        *lock(&self.strikes).entry(fault).or_default() += 1;
+        lock(&self.strikes).push((clock::now(), fault));
         self.world.trace.note(Event::Fault, &[], fault.as_bytes());
     }
 
     /// How often each fault struck.
-    pub fn strikes(&self) -> BTreeMap<&'static str, u64> {
+    pub fn strike_counts(&self) -> BTreeMap<&'static str, u64> {
+        let mut counts = BTreeMap::new();
+        for (_, fault) in lock(&self.strikes).iter() {
+            *counts.entry(*fault).or_default() += 1;
+        }
+        counts
+    }
+
+    /// True if `fault` has struck.
+    pub fn has_struck(&self, fault: &str) -> bool {
+        lock(&self.strikes).iter().any(|(_, struck)| *struck == fault)
+    }
+
+    /// Which faults struck when, in order.
+    pub fn strikes(&self) -> Vec<(SimTime, &'static str)> {
         lock(&self.strikes).clone()
     }
 }
@@ -106,6 +126,15 @@ pub const ALL: &[(&str, Make)] = &[
     ("partition", |dice| Box::new(partition::Partition::draw(dice))),
     (membership::NAME, |dice| Box::new(membership::Membership::draw(dice))),
 ];
+
+/// What the faults of the list count as strikes, each by name.
+pub fn strikes() -> impl Iterator<Item = &'static str> {
+    let of = |(name, _): &'static (&'static str, Make)| match *name {
+        membership::NAME => membership::STRIKES.to_vec(),
+        name => vec![name],
+    };
+    ALL.iter().flat_map(of)
+}
 
 /// How long after one strike the next one comes: around `mean`, from a quarter of it to nearly twice.
 fn interval(dice: &mut Dice, mean: Duration) -> Duration {

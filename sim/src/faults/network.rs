@@ -9,29 +9,33 @@ use std::time::Duration;
 use quorate_runtime::BoxFuture;
 
 use super::{Fault, Stage, draw_mean_secs, interval};
+use crate::actions::Action;
 use crate::world::dice::{Dice, Latency};
 use crate::world::net::NetKnobs;
 
 /// See the module.
 pub struct Network {
     every: Duration,
-    base_us: u64,
-    spread_us: u64,
-    loss_per_million: u64,
-    reset_per_million: u64,
-    partial_percent: u64,
+    knobs: NetKnobs,
 }
 
 impl Network {
     pub(super) fn draw(dice: &mut Dice) -> Self {
-        Self {
-            every: draw_mean_secs(dice, 2, 15),
-            base_us: dice.magnitude(10, 20_000),
-            spread_us: dice.magnitude(10, 50_000),
+        let every = draw_mean_secs(dice, 2, 15);
+        let latency = Latency {
+            base_ns: dice.magnitude(10, 20_000) * 1000,
+            spread_ns: dice.magnitude(10, 50_000) * 1000,
+            tail_per_million: 10_000,
+            tail_ns: 300_000_000,
+        };
+        let knobs = NetKnobs {
+            latency,
             loss_per_million: *dice.pick(&[0, 1000, 20_000]),
             reset_per_million: *dice.pick(&[0, 200, 2000]),
             partial_percent: *dice.pick(&[0, 5, 50]),
-        }
+            ..NetKnobs::default()
+        };
+        Self { every, knobs }
     }
 }
 
@@ -42,25 +46,14 @@ impl Fault for Network {
 
     fn run<'a>(&'a self, stage: &'a Arc<Stage>, mut dice: Dice) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let net = &stage.world.net;
             while stage.pause(interval(&mut dice, self.every)).await {
                 stage.strike("network");
-                net.tune(|knobs| {
-                    knobs.latency = Latency {
-                        base_ns: self.base_us * 1000,
-                        spread_ns: self.spread_us * 1000,
-                        tail_per_million: 10_000,
-                        tail_ns: 300_000_000,
-                    };
-                    knobs.loss_per_million = self.loss_per_million;
-                    knobs.reset_per_million = self.reset_per_million;
-                    knobs.partial_percent = self.partial_percent;
-                });
+                stage.act(&Action::Network(self.knobs));
                 if dice.percent(50) {
-                    net.reset_one(dice.pick(&stage.cluster.members()).machine);
+                    stage.act(&Action::ResetConnection(dice.pick(&stage.cluster.members()).machine));
                 }
                 stage.pause(Duration::from_millis(dice.magnitude(100, 8000))).await;
-                net.tune(|knobs| *knobs = NetKnobs::default());
+                stage.act(&Action::Network(NetKnobs::default()));
             }
         })
     }

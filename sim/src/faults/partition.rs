@@ -8,6 +8,7 @@ use std::time::Duration;
 use quorate_runtime::BoxFuture;
 
 use super::{Fault, Stage, draw_mean_secs, interval};
+use crate::actions::Action;
 use crate::world::dice::Dice;
 
 /// See the module.
@@ -35,7 +36,6 @@ impl Fault for Partition {
 
     fn run<'a>(&'a self, stage: &'a Arc<Stage>, mut dice: Dice) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let net = &stage.world.net;
             while stage.pause(interval(&mut dice, self.every)).await {
                 stage.strike("partition");
                 let members = stage.cluster.members();
@@ -49,14 +49,14 @@ impl Fault for Partition {
                     let one_way = dice.percent(self.one_way);
                     let inwards = dice.percent(50);
                     if !one_way || inwards {
-                        net.cut(other, member);
+                        stage.act(&Action::Cut { from: other, to: member });
                     }
                     if !one_way || !inwards {
-                        net.cut(member, other);
+                        stage.act(&Action::Cut { from: member, to: other });
                     }
                 }
                 stage.pause(Duration::from_millis(dice.magnitude(20, self.lasts_ms_max))).await;
-                net.mend_all();
+                stage.act(&Action::MendAll);
             }
         })
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use quorate_runtime::BoxFuture;
 
 use super::{Fault, Stage, draw_mean_secs, interval};
+use crate::actions::Action;
 use crate::world::dice::Dice;
 
 /// See the module.
@@ -30,12 +31,12 @@ impl Fault for Pause {
     fn run<'a>(&'a self, stage: &'a Arc<Stage>, mut dice: Dice) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             while stage.pause(interval(&mut dice, self.every)).await {
-                let machine = &dice.pick(&stage.cluster.members()).clone();
-                stage.cluster.pause(machine);
+                let machine = dice.pick(&stage.cluster.members()).machine;
+                stage.act(&Action::Pause(machine));
                 stage.strike("pause");
                 stage.pause(Duration::from_millis(dice.magnitude(1, self.pause_ms_max))).await;
                 // Whether it is the same process or a new one, it runs from here on.
-                stage.cluster.resume(machine);
+                stage.act(&Action::Resume(machine));
             }
         })
     }

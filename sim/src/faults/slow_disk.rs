@@ -8,6 +8,7 @@ use std::time::Duration;
 use quorate_runtime::BoxFuture;
 
 use super::{Fault, Stage, draw_mean_secs, interval};
+use crate::actions::Action;
 use crate::world::dice::Dice;
 
 /// See the module.
@@ -30,11 +31,11 @@ impl Fault for SlowDisk {
     fn run<'a>(&'a self, stage: &'a Arc<Stage>, mut dice: Dice) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             while stage.pause(interval(&mut dice, self.every)).await {
-                let machine = &dice.pick(&stage.cluster.members()).clone();
-                machine.disk.tune(|knobs| knobs.slowness_percent = self.slowness_percent);
+                let machine = dice.pick(&stage.cluster.members()).machine;
+                stage.act(&Action::DiskSpeed(machine, self.slowness_percent));
                 stage.strike("slow_disk");
                 stage.pause(Duration::from_millis(dice.magnitude(50, 4000))).await;
-                machine.disk.tune(|knobs| knobs.slowness_percent = 100);
+                stage.act(&Action::DiskSpeed(machine, 100));
             }
         })
     }

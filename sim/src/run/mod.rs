@@ -4,6 +4,7 @@
 //! the faults and put everything right → every client calls until it was served → explain what is left, read the final state →
 //! judge. The same (binary, seed, options) gives the same [`Report`], trace hash included.
 
+pub mod coverage;
 mod log;
 mod panics;
 mod plan;
@@ -12,6 +13,8 @@ pub mod soak;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use quorate_runtime::{bug, mark, witness};
 
 use crate::checkers::{self, Evidence, MemberHash, Violation};
 use crate::faults::membership::Operator;
@@ -99,9 +102,7 @@ pub fn run(options: &Options) -> Report {
 
 async fn play(options: &Options, world: Arc<World>) -> Report {
     let plan = Plan::draw(options);
-    let hook_per_million = plan.hook_per_million;
-    let mut hook_dice = world.dice("hooks");
-    quorate_runtime::mark::begin(Box::new(move |_| hook_dice.per_million(hook_per_million)));
+    bug::switch_to(options.bug);
 
     let cluster = Cluster::new(&world, plan.members, SPARE_MACHINES, &plan.limits);
     for machine in &cluster.machines {
@@ -120,6 +121,7 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
         Client::new(number, rt, stage, recorder, knowledge, plan.client_options.clone())
     };
 
+    let workloads: Vec<_> = plan.clients.iter().map(|workload| workload.name()).collect();
     let mut playing = Vec::new();
     for (number, workload) in plan.clients.into_iter().enumerate() {
         let mut client = new_client(number as u64);
@@ -185,6 +187,7 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
         recovery_limit_ns: RECOVERY_LIMIT.as_nanos() as u64,
         clients: client_numbers,
         complaints: cluster.complaints(),
+        contradictions: witness::take(),
         // One that is known to be broken was not waited for.
         straggling: hashes.is_none() && cluster.complaints().is_empty(),
         hashes: hashes.unwrap_or_default(),
@@ -217,10 +220,12 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
             .count() as u64,
         disk,
         net: world.net.counters(),
-        strikes: stage.strikes(),
+        strikes: stage.strike_counts(),
+        pairs: coverage::of(&stage.strikes(), &evidence.operations, &workloads),
         hash: world.trace.hash(),
         events: world.trace.events(),
-        marks: quorate_runtime::mark::end(),
+        marks: mark::take(),
+        bug_reached: bug::reached(),
         violations,
         story: world.story(),
         ..Report::default()
@@ -229,8 +234,7 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
 
 /// True if there happened what this run was for.
 fn is_eventful(options: &Options, stage: &Stage) -> bool {
-    !options.membership
-        || (quorate_runtime::mark::count("snapshot_installed") > 0 && stage.strikes().contains_key("member_added"))
+    !options.membership || (mark::count("snapshot_installed") > 0 && stage.has_struck("member_added"))
 }
 
 /// Puts everything right and lets every member run.

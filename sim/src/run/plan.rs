@@ -29,6 +29,8 @@ pub struct Options {
     pub flip_value: Option<u64>,
     /// Keeps a line for each event of the trace in the report.
     pub keep_trace: bool,
+    /// The seeded bug that is switched on: see [`crate::bugs`].
+    pub bug: Option<&'static str>,
 }
 
 impl Options {
@@ -43,6 +45,7 @@ impl Options {
             unsafe_no_fsync: false,
             flip_value: None,
             keep_trace: false,
+            bug: None,
         }
     }
 
@@ -68,6 +71,9 @@ impl Options {
         if let Some(flip_value) = self.flip_value {
             command += &format!(" --flip-value {flip_value}");
         }
+        if let Some(bug) = self.bug {
+            command += &format!(" --bug {bug}");
+        }
         command
     }
 }
@@ -84,8 +90,6 @@ pub struct Plan {
     pub faults: Vec<Box<dyn Fault>>,
     /// The members' settings.
     pub limits: Limits,
-    /// In so many of a million times a hook in the product is reached, it fires (if this run has it at all).
-    pub hook_per_million: u64,
 }
 
 impl Plan {
@@ -120,8 +124,7 @@ impl Plan {
         }
         let limits = Limits { reactors: dice.between(1, 3) as usize, settings: draw_settings(options, &mut dice) };
         let members = options.members.unwrap_or(*dice.pick(&[1, 1, 3, 3, 3, 5]));
-        let hook_per_million = if dice.percent(50) { 0 } else { dice.magnitude(10, 50_000) };
-        Self { members, clients, client_options, faults, limits, hook_per_million }
+        Self { members, clients, client_options, faults, limits }
     }
 }
 

@@ -1,8 +1,9 @@
 //! What a run tells: one line, and on failure a story and the command that replays it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use super::coverage::Pair;
 use crate::checkers::Violation;
 use crate::world::clock::SimTime;
 use crate::world::disk::DiskCounters;
@@ -27,12 +28,16 @@ pub struct Report {
     pub net: NetCounters,
     /// How often each fault struck.
     pub strikes: BTreeMap<&'static str, u64>,
+    /// Which faults met which workloads: see [`coverage`](super::coverage).
+    pub pairs: BTreeSet<Pair>,
     /// The trace hash.
     pub hash: u64,
     /// Events in it.
     pub events: u64,
     /// Named marks of the product that were reached, and how often.
     pub marks: BTreeMap<&'static str, u64>,
+    /// How often the seeded bug of this run was asked for.
+    pub bug_reached: u64,
     /// What is wrong; empty is good.
     pub violations: Vec<Violation>,
     /// What happened, told; kept for a failing run.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::coverage::{self, Pair};
 use super::{Options, Report, run};
 use crate::world::disk::DiskCounters;
 use crate::world::lock;
@@ -25,6 +26,10 @@ pub struct Tally {
     pub cut_tails: u64,
     /// Strikes of each fault.
     pub strikes: BTreeMap<&'static str, u64>,
+    /// How many runs had each pair of a fault and a workload.
+    pub pairs: BTreeMap<Pair, u64>,
+    /// Kinds of faults that struck, over all runs.
+    pub kinds: u64,
     /// Marks reached.
     pub marks: BTreeMap<&'static str, u64>,
     /// Log lines by level and text.
@@ -47,6 +52,10 @@ impl Tally {
         self.hashes.insert(report.seed, report.hash);
         for (fault, count) in &report.strikes {
             *self.strikes.entry(fault).or_default() += count;
+        }
+        self.kinds += report.strikes.len() as u64;
+        for pair in &report.pairs {
+            *self.pairs.entry(*pair).or_default() += 1;
         }
         for (mark, count) in &report.marks {
             *self.marks.entry(mark).or_default() += count;
@@ -80,7 +89,14 @@ impl Tally {
             ("crashes that lost a name".to_owned(), self.disk.crashes_with_lost_names.to_string()),
             ("recoveries that cut a tail".to_owned(), self.cut_tails.to_string()),
         ];
+        rows.push((
+            "kinds of faults in a run, mean".to_owned(),
+            format!("{:.1}", self.kinds as f64 / self.runs.max(1) as f64),
+        ));
         rows.extend(self.strikes.iter().map(|(fault, count)| (format!("fault {fault}"), count.to_string())));
+        rows.push(("pairs of a fault and a workload".to_owned(), self.pairs.len().to_string()));
+        let missing = coverage::missing(&self.pairs).into_iter();
+        rows.extend(missing.map(|(fault, workload)| (format!("pair {fault} × {workload}"), "**never**".to_owned())));
         rows.extend(self.marks.iter().map(|(mark, count)| (format!("mark {mark}"), count.to_string())));
         let loud = self.log_counts.iter().filter(|(text, _)| text.starts_with("ERROR") || text.starts_with("WARN"));
         rows.extend(loud.map(|(text, count)| (format!("log {text}"), count.to_string())));

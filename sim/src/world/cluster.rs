@@ -100,7 +100,7 @@ const PEER_PORT: u16 = 2380;
 impl Cluster {
     /// Machines for `count` founders and as many as `spare` more, all off.
     pub fn new(world: &Arc<World>, count: u64, spare: u64, limits: &Limits) -> Arc<Self> {
-        let name = |number: u64| format!("m{number}");
+        let name = machine_name;
         let ip = |number: u64| IpAddr::V4(Ipv4Addr::new(10, 0, 0, number as u8));
         let peer_url = |number| format!("http://{}:{PEER_PORT}", ip(number));
         let founders: Vec<_> = (1..=count).map(|number| (name(number), vec![peer_url(number)])).collect();
@@ -143,6 +143,15 @@ impl Cluster {
         });
         let machines = machines.collect();
         Arc::new(Self { world: Arc::clone(world), machines, complaints: Mutex::default(), crashes: Mutex::default() })
+    }
+
+    /// The machine of that number.
+    ///
+    /// # Panics
+    /// If it is none of ours.
+    pub fn machine(&self, number: MachineId) -> &Arc<MemberMachine> {
+        let found = self.machines.iter().find(|machine| machine.machine == number);
+        found.unwrap_or_else(|| panic!("{} is no member's machine", machine_name(number)))
     }
 
     /// The machines that are not spare, in order of their numbers.
@@ -191,11 +200,9 @@ impl Cluster {
         settings
     }
 
-    /// Starts `machine`'s member unless it runs, or is spare.
-    pub fn start(self: &Arc<Self>, machine: &Arc<MemberMachine>) {
-        if !machine.is_spare() {
-            self.launch(machine);
-        }
+    /// Starts `machine`'s member unless it runs, or is spare. False if it does not have to.
+    pub fn start(self: &Arc<Self>, machine: &Arc<MemberMachine>) -> bool {
+        !machine.is_spare() && self.launch(machine)
     }
 
     /// Starts the member that `machine` had before it was removed, unless it runs.
@@ -203,10 +210,10 @@ impl Cluster {
         self.launch(machine);
     }
 
-    fn launch(self: &Arc<Self>, machine: &Arc<MemberMachine>) {
+    fn launch(self: &Arc<Self>, machine: &Arc<MemberMachine>) -> bool {
         let mut state = lock(&machine.state);
         if state.process.is_some() {
-            return;
+            return false;
         }
         state.starts += 1;
         let number = state.starts;
@@ -236,6 +243,7 @@ impl Cluster {
             errors_before,
             exited: false,
         });
+        true
     }
 
     /// Ends `machine`'s process, if there is one. False if there was none.
@@ -295,25 +303,27 @@ impl Cluster {
         stopped
     }
 
-    /// Stops `machine`'s process where it stands (SIGSTOP).
-    pub fn pause(&self, machine: &MemberMachine) {
-        if let Some(process) = &mut lock(&machine.state).process
-            && process.paused_since.is_none()
-        {
-            process.paused_since = Some(clock::now());
-            Handle::current().pause(process.node.id());
-            self.world.tell(format!("{} is paused", machine.name));
-        }
+    /// Stops `machine`'s process where it stands (SIGSTOP). False if none runs.
+    pub fn pause(&self, machine: &MemberMachine) -> bool {
+        let mut state = lock(&machine.state);
+        let running = state.process.as_mut().filter(|process| process.paused_since.is_none());
+        let Some(process) = running else { return false };
+        process.paused_since = Some(clock::now());
+        Handle::current().pause(process.node.id());
+        self.world.tell(format!("{} is paused", machine.name));
+        true
     }
 
-    /// Lets it go on (SIGCONT).
-    pub fn resume(&self, machine: &MemberMachine) {
-        if let Some(process) = &mut lock(&machine.state).process
-            && process.paused_since.take().is_some()
-        {
-            Handle::current().resume(process.node.id());
-            self.world.tell(format!("{} goes on", machine.name));
-        }
+    /// Lets it go on (SIGCONT). False if it was not paused.
+    pub fn resume(&self, machine: &MemberMachine) -> bool {
+        let mut state = lock(&machine.state);
+        let Some(process) = state.process.as_mut().filter(|process| process.paused_since.is_some()) else {
+            return false;
+        };
+        process.paused_since = None;
+        Handle::current().resume(process.node.id());
+        self.world.tell(format!("{} goes on", machine.name));
+        true
     }
 
     /// Notes that a member did what it must not.
@@ -452,8 +462,8 @@ impl MemberMachine {
 
 /// A machine for client number `client`, and the runtime of its one process, which lives as long as the run.
 pub fn client_runtime(world: &Arc<World>, client: u64) -> Rt {
-    let machine = 100 + client;
-    let name = format!("c{client}");
+    let machine = client_machine(client);
+    let name = machine_name(machine);
     let address = IpAddr::V4(Ipv4Addr::new(10, 0, 1, client as u8));
     world.net.add_machine(machine, &name, address);
     let disk = SimDisk::new(machine, world.dice(&format!("disk of {name}")), world.trace.clone());
@@ -470,7 +480,18 @@ pub fn client_runtime(world: &Arc<World>, client: u64) -> Rt {
     })
 }
 
+/// Machines from this number on are clients'.
+const FIRST_CLIENT: MachineId = 100;
+
 /// The machine number of client `client`.
 pub fn client_machine(client: u64) -> MachineId {
-    100 + client
+    FIRST_CLIENT + client
+}
+
+/// What a machine is called: `m1`, `c0`.
+pub fn machine_name(machine: MachineId) -> String {
+    match machine.checked_sub(FIRST_CLIENT) {
+        Some(client) => format!("c{client}"),
+        None => format!("m{machine}"),
+    }
 }

@@ -21,7 +21,7 @@ use quorate_proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest};
 use quorate_runtime::clock::MonoTime;
 use quorate_runtime::disk::OpenMode;
 use quorate_runtime::spawn::{self, Worker, WorkerGone};
-use quorate_runtime::{Rt, mark, select};
+use quorate_runtime::{Rt, bug, mark, select};
 
 use crate::{Member, MemberConfig};
 
@@ -112,7 +112,8 @@ impl Watch {
     /// gives it up after the request's time.
     async fn is_calm_for_good(&self, member: &Member) -> bool {
         let calm = member.runtime().mono_now() - self.calm_since;
-        calm >= 3 * member.config().request_timeout() && member.linearize().await.is_ok() && !is_raised(member)
+        bug!("alarm-for-the-disk-forgotten")
+            || calm >= 3 * member.config().request_timeout() && member.linearize().await.is_ok() && !is_raised(member)
     }
 }
 

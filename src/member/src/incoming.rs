@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quorate_proto::raftpb;
 use quorate_raft::transport::{self, ReceivedSnapshot};
 use quorate_raft::wal;
-use quorate_runtime::Rt;
 use quorate_runtime::disk::{self, File, OpenMode};
+use quorate_runtime::{Rt, bug};
 use quorate_store::{Retired, StoreOptions, import_snapshot};
 use quorate_types::LogIndex;
 
@@ -63,7 +63,8 @@ pub fn build(rt: &Rt, snap_dir: &Path, received: &ReceivedSnapshot, options: &St
     let path = database_path(snap_dir, position.0);
     // One at a time is taken in, so what lies there was never wanted.
     remove_left_over(rt, snap_dir)?;
-    let built = import_snapshot(rt, &received.file, &path, options);
+    let unsafe_no_fsync = options.unsafe_no_fsync || bug!("received-snapshot-not-synced");
+    let built = import_snapshot(rt, &received.file, &path, &StoreOptions { unsafe_no_fsync, ..options.clone() });
     // It is of no more use, whatever came of it.
     let removed = disk::remove_gently(&**rt, &received.file);
     let imported = built.map_err(|error| error.to_string())?;

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use quorate_proto::{raftpb, walpb};
 use quorate_raft::wal::{Batch, Wal, WalError};
-use quorate_runtime::BoxFuture;
-use quorate_runtime::spawn;
+use quorate_runtime::{BoxFuture, bug, spawn};
 use quorate_types::{LogIndex, Term};
 
 /// The log: here, or away being written.
@@ -69,10 +68,14 @@ pub struct LastWrite {
 /// a crash, it would speak of entries that are not there.
 pub fn write(wal: &mut Wal, next: NextWrite) -> Result<(), WalError> {
     let NextWrite { hard_state, entries, must_sync, mark, release_to, install, .. } = next;
-    let mut batch = Batch { hard_state, entries, sync: must_sync };
+    let mut batch = Batch { hard_state, entries, sync: must_sync && !bug!("ack-before-fsync") };
+    if let Some(hard_state) = batch.hard_state.as_mut().filter(|_| bug!("vote-not-written")) {
+        hard_state.vote = Some(0);
+    }
     if let Some(metadata) = install {
         if let Some(hard_state) = &batch.hard_state {
-            let commit = hard_state.commit().min(wal.hard_state().commit());
+            let known = if bug!("commit-of-a-snapshot-before-its-mark") { u64::MAX } else { wal.hard_state().commit() };
+            let commit = hard_state.commit().min(known);
             let hard_state = raftpb::HardState { commit: Some(commit), ..*hard_state };
             wal.append(&Batch { hard_state: Some(hard_state), entries: Vec::new(), sync: true })?;
         }

@@ -31,7 +31,7 @@ use quorate_raft::wal::{Batch, Wal};
 use quorate_runtime::clock::MonoTime;
 use quorate_runtime::spawn::{self, Worker};
 use quorate_runtime::sync::{mpsc, oneshot};
-use quorate_runtime::{BoxFuture, Rt, select};
+use quorate_runtime::{BoxFuture, Rt, bug, select, witness};
 use quorate_types::{Error, LogIndex, MemberId, Term};
 
 use crate::held::{self, Change, Held, HeldChange};
@@ -317,6 +317,9 @@ impl Running {
     /// Another member passes on what it was asked for.
     fn on_forwarded(&mut self, message: raftpb::Message) {
         if self.node.takes_proposals() && !held::changes_members(&message) {
+            if bug!("forwarded-twice") {
+                self.step(message.clone());
+            }
             self.step(message);
         } else {
             // Its proposer waits as long as ours do.
@@ -433,6 +436,7 @@ impl Running {
 
     /// The database holds everything up to `index`: mark the log there once in a while, so that what is below may go.
     fn on_durable(&mut self, index: LogIndex, conf_state: raftpb::ConfState) {
+        let index = if bug!("log-marked-past-the-database") { self.applied.0 } else { index };
         if let Some(term) = self.node.term_of(index) {
             self.node.offer_snapshot(Position { index: index.0, term: term.0 }, &conf_state);
         }
@@ -525,7 +529,8 @@ impl Running {
             self.take(work);
         }
         self.refresh_status();
-        for reader in self.reads.take_ready(self.applied.0) {
+        let applied = if bug!("read-before-applied") { LogIndex(u64::MAX) } else { self.applied.0 };
+        for reader in self.reads.take_ready(applied) {
             // A reader that went away does not mind.
             let _ = reader.send(());
         }
@@ -535,10 +540,13 @@ impl Running {
     fn ask_for_reads(&mut self) {
         let now = self.rt.mono_now();
         if self.status.leader.is_some() && self.reads.wants_to_ask(now) {
-            self.read_contexts += 1;
+            self.read_contexts += u64::from(!bug!("read-context-used-again"));
             // Unique in the cluster: the member's low bits and a count of this run.
             let context = self.id.0 << 40 | self.read_contexts;
             self.reads.ask(context, now);
+            if self.status.is_leader && bug!("read-without-quorum") {
+                self.reads.on_confirmed(context, self.status.committed);
+            }
             self.node.read_index(context);
         }
     }
@@ -578,12 +586,16 @@ impl Running {
         }
         if let Some(first) = work.entries.first() {
             // A new leader may replace entries that are not even written yet.
-            next.entries.retain(|entry| entry.index() < first.index());
+            next.entries.retain(|entry| entry.index() < first.index() || bug!("replaced-entries-written-too"));
         }
         next.entries.extend(work.entries);
         next.must_sync |= work.must_sync;
         next.number = work.number;
-        next.messages.extend(work.messages_when_durable);
+        if bug!("follower-answers-before-its-disk") {
+            self.transport.send(work.messages_when_durable);
+        } else {
+            next.messages.extend(work.messages_when_durable);
+        }
         // Work that needs no sync counts as durable, unless earlier work is still on its way: Raft wants it in order.
         if writes_nothing && !next.is_due() && matches!(self.log, Some(Log::Idle(_))) {
             let messages = std::mem::take(&mut next.messages);
@@ -626,6 +638,9 @@ impl Running {
         };
         let mut next = std::mem::take(&mut self.next_write);
         let (number, messages) = (next.number, std::mem::take(&mut next.messages));
+        if bug!("own-disk-counted-before-its-sync") {
+            self.node.on_persisted(number);
+        }
         let (worker, rt) = (Arc::clone(&self.wal_worker), Arc::clone(&self.rt));
         // Two in a row: under load a single entry is the beginning of the next large batch.
         let is_short = next.entries.len() == 1 && self.last_write.entries == 1 && self.last_write.took < SHORT_WRITE;
@@ -684,12 +699,16 @@ impl Running {
         let status = self.node.status();
         // After the first applied entry of our own term nothing of an earlier term can be missing, and with no other voter
         // nobody else can have written since.
-        let no_round = status.is_leader && status.is_sole_voter && self.applied.1 == status.term;
+        let has_applied_in_term = self.applied.1 == status.term || bug!("read-before-own-term");
+        let no_round = status.is_leader && status.is_sole_voter && has_applied_in_term;
         self.published.reads_need_no_round.store(no_round, Ordering::Release);
         if status == self.status {
             return;
         }
         let before = std::mem::replace(&mut self.status, status);
+        if status.is_leader {
+            witness::leads(self.id.0, status.term.0);
+        }
         let leader_is_new = before.leader != status.leader;
         if leader_is_new || (!before.has_committed_in_term && status.has_committed_in_term) {
             self.reads.ask_again();

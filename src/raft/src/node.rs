@@ -32,6 +32,7 @@ use std::cmp::Reverse;
 
 use bytes::Bytes;
 use quorate_proto::raftpb;
+use quorate_runtime::bug;
 use quorate_types::{LogIndex, MemberId, Term};
 use raft::eraftpb::{ConfState, Entry, Message, MessageType};
 use raft::{Config, RawNode, SnapshotStatus, StateRole};
@@ -108,6 +109,17 @@ pub enum Payload {
     Request(Bytes),
     /// A configuration change.
     ConfChange(raftpb::ConfChange),
+}
+
+impl Payload {
+    /// The bytes in it: of a request, or what goes with a change of members.
+    pub fn data(&self) -> &[u8] {
+        match self {
+            Self::Empty => &[],
+            Self::Request(data) => data,
+            Self::ConfChange(change) => change.context(),
+        }
+    }
 }
 
 /// What has to be done after some events.
@@ -426,7 +438,8 @@ impl Node {
         let new_entries = ready.take_entries();
         let hard_state = ready.hs().cloned();
         let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().get_metadata().clone());
-        let commits_change = hard_state.as_ref().is_some_and(|new| self.passes_change(new.commit));
+        let commits_change = hard_state.as_ref().is_some_and(|new| self.passes_change(new.commit))
+            && !bug!("change-told-before-commit-is-durable");
         let work = Work {
             number: ready.number(),
             messages: from_raft(ready.take_messages()),

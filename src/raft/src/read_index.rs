@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use quorate_runtime::bug;
 use quorate_runtime::clock::MonoTime;
 use quorate_types::LogIndex;
 
@@ -75,7 +76,10 @@ impl<W> ReadQueue<W> {
     /// ignored.
     pub fn on_confirmed(&mut self, context: u64, index: LogIndex) {
         if self.asked.as_ref().is_some_and(|asked| asked.context == context) {
-            let asked = self.asked.take().expect("just seen");
+            let mut asked = self.asked.take().expect("just seen");
+            if bug!("late-reader-joins-the-round") {
+                asked.waiters.append(&mut self.gathering);
+            }
             debug_assert!(self.confirmed.back().is_none_or(|(last, _)| *last <= index), "read indexes only rise");
             self.confirmed.push_back((index, asked.waiters));
         }

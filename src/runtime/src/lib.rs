@@ -9,18 +9,21 @@
 //! - [`disk`]: files, directories, syncing, locks. Synchronous calls, made on a [`spawn::Worker`].
 //! - [`net`]: listeners and byte streams, name look-up.
 //! - [`random`]: bytes from the runtime's generator.
-//! - [`mod@mark`]: names for rare branches, and fault hooks; constants outside simulation.
+//! - [`mod@mark`], [`mod@bug`], [`witness`]: rare branches and wrong decisions by name, and what only a member's inside sees,
+//!   for the simulator; constants and nothing outside of it.
 //!
 //! A [`Rt`] is handed down from `main` (or from the simulated world) to whatever needs it. Tokio's harmless parts
 //! (channels, I/O traits, `select!`) are re-exported from here, because a crate that lists tokio itself would also see its
 //! sockets and timers: cargo unifies features across a workspace.
 
+pub mod bug;
 pub mod clock;
 pub mod disk;
 pub mod mark;
 pub mod net;
 pub mod random;
 pub mod spawn;
+pub mod witness;
 
 use std::future::Future;
 use std::pin::Pin;

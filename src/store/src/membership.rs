@@ -10,6 +10,7 @@
 
 use quorate_proto::membershippb::ClusterMemberAttrSetRequest;
 use quorate_proto::raftpb::{ConfChange, ConfChangeType};
+use quorate_runtime::bug;
 use quorate_types::{Error, MemberId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -178,7 +179,9 @@ impl Membership {
             (Change::Update { peer_urls }, Ok(place)) => self.members[place].peer_urls = peer_urls,
             (Change::Remove, Ok(place)) => {
                 self.members.remove(place);
-                if let Err(place) = self.removed.binary_search(&id) {
+                if let Err(place) = self.removed.binary_search(&id)
+                    && !bug!("removed-member-forgotten")
+                {
                     self.removed.insert(place, id);
                 }
             }

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use quorate_proto::raftpb;
-use quorate_runtime::Rt;
 use quorate_runtime::clock::MonoTime;
 use quorate_runtime::disk::Disk;
+use quorate_runtime::{Rt, bug};
 use quorate_types::{Error, LogIndex, Revision, Term};
 
 use crate::apply::{self, Command, Long, Progress, Start};
@@ -319,7 +319,7 @@ impl Store {
         let state = &mut self.state;
         let sealed = std::mem::take(&mut state.pending);
         let record = StateRecord {
-            applied_index: state.applied_index,
+            applied_index: LogIndex(state.applied_index.0 - u64::from(bug!("applied-index-behind-the-rows"))),
             applied_term: state.applied_term,
             revision: state.revision,
             compact_scheduled: state.compacted,

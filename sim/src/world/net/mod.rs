@@ -31,7 +31,7 @@ use crate::world::trace::{Event, Trace};
 pub type MachineId = u64;
 
 /// How the network behaves; may be changed at any time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetKnobs {
     /// How long a segment travels between two machines.
     pub latency: Latency,

@@ -32,7 +32,7 @@ use quorate_raft::node::{Node, NodeConfig, NodeError};
 use quorate_raft::wal::{self, Recovered, SnapshotMark, Wal, WalError, WalOptions};
 use quorate_runtime::disk::FileLock;
 use quorate_runtime::spawn::{self, Worker};
-use quorate_runtime::{Rt, random};
+use quorate_runtime::{Rt, bug, random};
 use quorate_store::{Member, Store, StoreError, StoreOptions};
 use quorate_types::{ClusterId, LogIndex, MemberId};
 
@@ -321,7 +321,7 @@ fn assemble(
         random::generator(&**rt),
     )?;
     let (index, term) = store.applied();
-    if index > LogIndex(0) {
+    if index > LogIndex(0) && !bug!("no-snapshot-to-give-after-a-start") {
         // A cluster of which the only other voter needs a snapshot commits nothing before that has it.
         node.offer_snapshot(Position { index: index.0, term: term.0 }, store.conf_state());
     }

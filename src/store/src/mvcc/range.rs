@@ -16,6 +16,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use quorate_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use quorate_proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
+use quorate_runtime::bug;
 use quorate_types::{Error, Revision};
 
 use super::Snapshot;
@@ -52,6 +53,9 @@ pub(crate) fn range(snapshot: &Snapshot<'_>, request: &RangeRequest) -> Result<R
     } else if newest {
         let count = snapshot.index.count(&keys);
         response.count = count as i64;
+        if request.limit > 0 && bug!("limited-range-counts-what-it-returns") {
+            response.count = response.count.min(request.limit);
+        }
         taken.kvs.reserve(plan.take_max.min(count as usize).min(RESERVED_ROWS));
         snapshot.index.scan(&keys, |key, version| taken.newest(key, version));
     } else {

@@ -1,0 +1,273 @@
+//! Seeded bugs: wrong decisions that stand in the product beside the right ones, switched off. They measure the simulator: it
+//! must find every one, with the checker that the entry names.
+//!
+//! A bug is a name, asked for with `bug!("name")` where the decision is made (see `quorate_runtime::bug`), and a line here. It is
+//! hunted with one seed after the other until its checker speaks; what other checkers say does not count.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::run::{Options, Report, run};
+
+/// A wrong decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bug {
+    /// As in `bug!`.
+    pub name: &'static str,
+    /// A number of the catalogue of documented failures (`F-…`), or who else warns of it.
+    pub source: &'static str,
+    /// What is decided wrongly.
+    pub what: &'static str,
+    /// Who must notice.
+    pub checker: &'static str,
+    /// Whether members come and go while it is hunted.
+    pub membership: bool,
+}
+
+/// Every bug.
+pub const ALL: &[Bug] = &[
+    Bug {
+        name: "ack-before-fsync",
+        source: "Raft thesis 3.8",
+        what: "the log is written but not synced before anybody is answered",
+        checker: "durable_acks",
+        membership: false,
+    },
+    Bug {
+        name: "failed-fsync-ignored",
+        source: "F-50",
+        what: "a sync that failed counts as done",
+        checker: "durable_acks",
+        membership: false,
+    },
+    Bug {
+        name: "names-in-the-log-not-synced",
+        source: "F-36",
+        what: "a new segment's name is taken as durable without a sync of its directory",
+        checker: "durable_acks",
+        membership: false,
+    },
+    Bug {
+        name: "names-at-founding-not-synced",
+        source: "found here: seed 1",
+        what: "the names of a new member's directories are not made durable",
+        checker: "durable_acks",
+        membership: false,
+    },
+    Bug {
+        name: "received-snapshot-not-synced",
+        source: "F-36",
+        what: "the database built from a received snapshot is taken over without having been synced",
+        checker: "member_health",
+        membership: true,
+    },
+    Bug {
+        name: "commit-of-a-snapshot-before-its-mark",
+        source: "found here: seed 292",
+        what: "the log says that all up to a snapshot is committed before it says where the snapshot stands",
+        checker: "member_health",
+        membership: true,
+    },
+    Bug {
+        name: "replaced-entries-written-too",
+        source: "found here: seed 98",
+        what: "entries that a new leader replaced while they waited for the disk are written together with their successors",
+        checker: "member_health",
+        membership: false,
+    },
+    Bug {
+        name: "vote-not-written",
+        source: "Raft thesis 3.4",
+        what: "the vote is not written, so that a restarted member votes twice in a term",
+        checker: "raft_safety",
+        membership: false,
+    },
+    Bug {
+        name: "own-disk-counted-before-its-sync",
+        source: "F-32",
+        what: "the leader counts its own entry towards the quorum when it is queued, not when it is durable",
+        checker: "durable_acks",
+        membership: false,
+    },
+    Bug {
+        name: "follower-answers-before-its-disk",
+        source: "Raft thesis 3.8",
+        what: "a follower confirms entries, and gives its vote, before they are durable",
+        checker: "raft_safety",
+        membership: false,
+    },
+    Bug {
+        name: "log-marked-past-the-database",
+        source: "F-36",
+        what: "the log is marked, and released, where applying stands instead of what the database holds durably",
+        checker: "member_health",
+        membership: true,
+    },
+    Bug {
+        name: "applied-index-behind-the-rows",
+        source: "F-31",
+        what: "the applied index that is stored with the rows is one too low, so that a restart applies an entry again",
+        checker: "equal_hashes",
+        membership: false,
+    },
+    Bug {
+        name: "read-without-quorum",
+        source: "F-54",
+        what: "who believes itself leader confirms reads without asking a quorum",
+        checker: "linearizable",
+        membership: false,
+    },
+    Bug {
+        name: "read-before-applied",
+        source: "Raft thesis 6.4",
+        what: "a confirmed read does not wait until the member has applied up to its index",
+        checker: "linearizable",
+        membership: false,
+    },
+    Bug {
+        name: "read-before-own-term",
+        source: "F-21",
+        what: "a leader without other voters answers reads before it has applied an entry of its own term",
+        checker: "linearizable",
+        membership: false,
+    },
+    Bug {
+        name: "read-context-used-again",
+        source: "F-20",
+        what: "every question for a read index has the same name, so that a late answer to an old one confirms a new one",
+        checker: "linearizable",
+        membership: false,
+    },
+    Bug {
+        name: "late-reader-joins-the-round",
+        source: "Raft thesis 6.4",
+        what: "readers that came while a question was under way take its answer, too",
+        checker: "linearizable",
+        membership: false,
+    },
+    Bug {
+        name: "forwarded-twice",
+        source: "F-23",
+        what: "a write that a follower passes on is proposed twice",
+        checker: "linearizable",
+        membership: false,
+    },
+    Bug {
+        name: "compaction-drops-what-is-visible",
+        source: "F-44",
+        what: "compaction drops the row that a read at its revision still sees",
+        checker: "linearizable",
+        membership: false,
+    },
+    Bug {
+        name: "unwatched-compaction-skipped",
+        source: "F-45",
+        what: "a compaction is skipped by members where nobody waits for its answer",
+        checker: "linearizable",
+        membership: false,
+    },
+    Bug {
+        name: "old-read-sees-the-next-revision",
+        source: "folklore",
+        what: "a read at a revision sees what the next one wrote",
+        checker: "linearizable",
+        membership: false,
+    },
+    Bug {
+        name: "limited-range-counts-what-it-returns",
+        source: "folklore",
+        what: "the count of a limited range is that of the keys returned",
+        checker: "linearizable",
+        membership: false,
+    },
+    Bug {
+        name: "removed-member-forgotten",
+        source: "F-13",
+        what: "the ids of removed members are not kept",
+        checker: "member_health",
+        membership: true,
+    },
+    Bug {
+        name: "no-snapshot-to-give-after-a-start",
+        source: "found here: seed 1 --membership",
+        what: "a member that has just started gives nobody a snapshot before its next flush",
+        checker: "liveness",
+        membership: true,
+    },
+    Bug {
+        name: "change-told-before-commit-is-durable",
+        source: "found here: seed 294",
+        what: "a leader tells that a change of members is committed before its own disk knows it",
+        checker: "liveness",
+        membership: true,
+    },
+    Bug {
+        name: "alarm-for-the-disk-forgotten",
+        source: "found here: seed 5",
+        what: "a member forgets that it asked for the NOSPACE alarm before that has taken effect",
+        checker: "liveness",
+        membership: true,
+    },
+];
+
+/// The bug of that name.
+pub fn named(name: &str) -> Option<&'static Bug> {
+    ALL.iter().find(|bug| bug.name == name)
+}
+
+/// What became of a hunt.
+#[derive(Clone, Debug)]
+pub struct Hunt {
+    /// The run that its checker found wrong.
+    pub caught: Option<Report>,
+    /// Seeds up to and with that one; all, if it was not caught.
+    pub seeds: u64,
+    /// How often the wrong decision was asked for in all runs.
+    pub reached: u64,
+}
+
+/// Runs the seeds 0, 1, … with the bug switched on, `jobs` at a time, until it is caught or there were `seeds_max`.
+pub fn hunt(bug: &Bug, seeds_max: u64, jobs: usize, on_report: impl Fn(&Report) + Sync) -> Hunt {
+    let (next, reached) = (AtomicU64::new(0), AtomicU64::new(0));
+    let caught: std::sync::Mutex<Option<Report>> = std::sync::Mutex::default();
+    #[expect(clippy::disallowed_methods, reason = "outside the simulated world")]
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    // Seeds are begun in order: when one was caught, those before it are done or under way.
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds_max || crate::world::lock(&caught).is_some() {
+                        return;
+                    }
+                    let options = Options { bug: Some(bug.name), membership: bug.membership, ..Options::new(seed) };
+                    let report = run(&options);
+                    on_report(&report);
+                    reached.fetch_add(report.bug_reached, Ordering::Relaxed);
+                    let is_caught = report.violations.iter().any(|violation| violation.checker == bug.checker);
+                    let mut caught = crate::world::lock(&caught);
+                    if is_caught && caught.as_ref().is_none_or(|other| seed < other.seed) {
+                        *caught = Some(report);
+                    }
+                }
+            });
+        }
+    });
+    let caught = caught.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let seeds = caught.as_ref().map_or(seeds_max, |report| report.seed + 1);
+    Hunt { caught, seeds, reached: reached.into_inner() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkers;
+
+    #[test]
+    fn names_are_unique_and_every_checker_is_one() {
+        let checkers: Vec<_> = checkers::all().iter().map(|checker| checker.name()).collect();
+        for bug in ALL {
+            assert_eq!(ALL.iter().filter(|other| other.name == bug.name).count(), 1, "{} is there twice", bug.name);
+            assert!(checkers.contains(&bug.checker), "{}: there is no checker {}", bug.name, bug.checker);
+        }
+    }
+}

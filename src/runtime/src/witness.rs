@@ -1,0 +1,98 @@
+//! What only the inside of a member sees, told to the simulator as it happens: Raft's safety properties (Raft thesis, figure
+//! 3.2) must hold at every step, not only where a client looks.
+//!
+//! A simulated world has one history of entries and terms. Each member tells what it applies and when it leads; the first to
+//! tell fixes the fact, and who tells otherwise later contradicts it. Outside simulation (without the feature `simulation`)
+//! nobody listens, and nothing is done.
+
+#[cfg(not(feature = "simulation"))]
+mod plain {
+    /// Does nothing.
+    #[inline(always)]
+    pub fn leads(_member: u64, _term: u64) {}
+
+    /// Does nothing.
+    #[inline(always)]
+    pub fn applies(_member: u64, _index: u64, _term: u64, _data: &[u8]) {}
+}
+
+#[cfg(feature = "simulation")]
+mod simulated {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+    use std::hash::{DefaultHasher, Hash, Hasher};
+
+    #[derive(Default)]
+    struct State {
+        leaders: BTreeMap<u64, u64>,
+        entries: BTreeMap<u64, Entry>,
+        contradictions: Vec<String>,
+    }
+
+    #[derive(PartialEq, Eq)]
+    struct Entry {
+        term: u64,
+        data_hash: u64,
+    }
+
+    thread_local! {
+        // A simulation lives on one thread, so this is what was told in one simulation.
+        static STATE: RefCell<State> = RefCell::default();
+    }
+
+    /// Election safety: a term has one leader.
+    pub fn leads(member: u64, term: u64) {
+        STATE.with_borrow_mut(|state| {
+            let leader = *state.leaders.entry(term).or_insert(member);
+            if leader != member {
+                state.contradictions.push(format!("{leader:x} and {member:x} both lead in term {term}"));
+            }
+        });
+    }
+
+    /// State machine safety: nobody applies another entry at an index that somebody has applied.
+    pub fn applies(member: u64, index: u64, term: u64, data: &[u8]) {
+        let mut hasher = DefaultHasher::new();
+        data.hash(&mut hasher);
+        let entry = Entry { term, data_hash: hasher.finish() };
+        STATE.with_borrow_mut(|state| match state.entries.get(&index) {
+            Some(known) if *known != entry => state.contradictions.push(format!(
+                "{member:x} applies at index {index} an entry of term {term}, and others have applied another one, of term {}",
+                known.term
+            )),
+            Some(_same) => {}
+            None => drop(state.entries.insert(index, entry)),
+        });
+    }
+
+    /// Forgets everything, and returns the contradictions that there were.
+    pub fn take() -> Vec<String> {
+        STATE.take().contradictions
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_second_leader_or_another_entry_contradicts_the_first() {
+            leads(1, 5);
+            leads(1, 5);
+            leads(2, 6);
+            applies(1, 9, 5, b"a");
+            applies(2, 9, 5, b"a");
+            assert_eq!(take(), Vec::<String>::new());
+            leads(1, 5);
+            leads(2, 5);
+            applies(1, 9, 5, b"a");
+            applies(2, 9, 5, b"b");
+            applies(3, 9, 6, b"a");
+            assert_eq!(take().len(), 3);
+        }
+    }
+}
+
+#[cfg(not(feature = "simulation"))]
+pub use plain::{applies, leads};
+#[cfg(feature = "simulation")]
+pub use simulated::{applies, leads, take};
