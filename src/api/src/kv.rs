@@ -138,11 +138,11 @@ impl Api {
     /// Refuses what would not fit any more, and raises the alarm that makes every member refuse.
     async fn check_quota(&self, request: &InternalRaftRequest) -> Result<(), Status> {
         let member_id = self.member.id().0;
+        if self.member.check_quota(request) {
+            return Ok(());
+        }
         let raised = {
             let view = self.member.view();
-            if view.check_quota(request) {
-                return Ok(());
-            }
             view.alarms().iter().any(|raised| raised.member_id == member_id && raised.alarm() == AlarmType::Nospace)
         };
         if !raised {

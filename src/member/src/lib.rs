@@ -366,6 +366,11 @@ impl Member {
         self.inner.reader.view()
     }
 
+    /// Whether a request fits the quota, asked before it is proposed.
+    pub fn check_quota(&self, request: &InternalRaftRequest) -> bool {
+        self.inner.reader.check_quota(request)
+    }
+
     /// What carries messages between this member and its peers: its peer port hands requests under `/raft` to it.
     pub fn transport(&self) -> &Arc<Transport> {
         &self.inner.transport

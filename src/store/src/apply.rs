@@ -99,6 +99,17 @@ enum Work {
     Revoke(LeaseId),
 }
 
+impl Work {
+    /// True unless all of it is done in one step that cannot fail once something was written.
+    fn may_stop_halfway(&self) -> bool {
+        match self {
+            Self::Delete(delete) => delete.may_stop_halfway(),
+            Self::Txn(execution) => execution.may_stop_halfway(),
+            Self::Revoke(_) => true,
+        }
+    }
+}
+
 /// What the start of an entry comes to.
 pub(crate) enum Start {
     Done(Outcome),
@@ -111,8 +122,14 @@ impl Start {
     }
 }
 
-/// Applies an entry, or the beginning of a long one. The applied index is the caller's to move.
-pub(crate) fn start(state: &mut State, options: &StoreOptions, command: Command) -> Result<Start, StoreError> {
+/// Applies an entry, or the beginning of a long one. The applied index is the caller's to move. Before the first change of what
+/// may stop in the middle, because it is long or because a read fails, `show` gets the state.
+pub(crate) fn start(
+    state: &mut State,
+    options: &StoreOptions,
+    command: Command,
+    show: &dyn Fn(&State),
+) -> Result<Start, StoreError> {
     match command {
         Command::Empty => Ok(Start::answer(Ok(Response::Empty))),
         Command::RefusedConfChange(error) => Ok(Start::answer(Err(error))),
@@ -127,7 +144,7 @@ pub(crate) fn start(state: &mut State, options: &StoreOptions, command: Command)
                 return Ok(Start::answer(Err(error)));
             }
             let fits = quota::fits(options.quota_bytes, state.db_size_bytes(), quota::cost_bytes(&request));
-            let mut start = start_request(state, options, *request, fits)?;
+            let mut start = start_request(state, options, *request, fits, show)?;
             if let Start::Done(outcome) = &mut start {
                 judge(outcome, fits);
             }
@@ -186,6 +203,7 @@ fn start_request(
     options: &StoreOptions,
     request: InternalRaftRequest,
     fits: bool,
+    show: &dyn Fn(&State),
 ) -> Result<Start, StoreError> {
     let result = if let Some(put) = &request.put {
         match check_put(state, put) {
@@ -200,11 +218,11 @@ fn start_request(
     } else if let Some(txn) = request.txn {
         let path = Path::of(&state.snapshot(), &txn)?;
         match txn::check(state, &txn, &path) {
-            Ok(()) => return start_long(state, Work::Txn(Execution::new(txn, path)), fits),
+            Ok(()) => return start_long(state, Work::Txn(Execution::new(txn, path)), fits, show),
             Err(error) => Err(error),
         }
     } else if let Some(delete) = request.delete_range {
-        return start_long(state, Work::Delete(Delete::new(delete)), fits);
+        return start_long(state, Work::Delete(Delete::new(delete)), fits, show);
     } else if let Some(compaction) = request.compaction {
         compact(state, Revision(compaction.revision)).map(Response::Compaction)
     } else if let Some(grant) = request.lease_grant {
@@ -215,7 +233,7 @@ fn start_request(
         })
     } else if let Some(revoke) = request.lease_revoke {
         if state.leases.exists(LeaseId(revoke.id)) {
-            return start_long(state, Work::Revoke(LeaseId(revoke.id)), fits);
+            return start_long(state, Work::Revoke(LeaseId(revoke.id)), fits, show);
         }
         Err(Error::LeaseNotFound)
     } else if let Some(checkpoint) = request.lease_checkpoint {
@@ -236,7 +254,10 @@ fn start_request(
     Ok(Start::answer(result))
 }
 
-fn start_long(state: &mut State, work: Work, fits: bool) -> Result<Start, StoreError> {
+fn start_long(state: &mut State, work: Work, fits: bool, show: &dyn Fn(&State)) -> Result<Start, StoreError> {
+    if work.may_stop_halfway() {
+        show(state);
+    }
     let mut long = Long { writes: Writes::begin(state), work, fits };
     Ok(match resume(state, &mut long)? {
         Some(outcome) => Start::Done(outcome),

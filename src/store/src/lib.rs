@@ -2,8 +2,9 @@
 //!
 //! How an entry becomes state. The apply loop owns the [`Store`] and hands it each committed entry as a [`Command`]
 //! ([`Store::start`]); `apply` is the only door. The effect is in memory alone: the key index, the pending rows, leases,
-//! alarms, members. After a batch of entries [`Store::publish`] swaps in a new [`View`], and whoever waits may be answered.
-//! Readers take the newest view from a [`Reader`], on any thread, and never wait for the writer.
+//! alarms, members. After a batch of entries [`Store::publish`] announces that there is news, and whoever waits may be
+//! answered. Readers take the newest [`View`] from a [`Reader`], on any thread; who reads for the first time in a while waits
+//! for the entry that is being applied.
 //!
 //! How state becomes durable. The log already is; the database follows behind, to let the log be cut. About every 100 ms
 //! [`Store::take_job`] seals what is pending into a [`Job`], a thread that may block runs it, one transaction, and

@@ -51,6 +51,12 @@ impl State {
         Snapshot { index: &self.index, rows: &self.rows, revision: self.revision, compacted: self.compacted }
     }
 
+    /// The entry is complete.
+    pub(crate) fn complete(&mut self, index: LogIndex, term: Term) -> (LogIndex, Term) {
+        (self.applied_index, self.applied_term) = (index, term);
+        (index, term)
+    }
+
     /// The size that quotas are about. It falls only by defragmentation: what compaction frees is used again first.
     pub(crate) fn db_size_bytes(&self) -> u64 {
         quota::EMPTY_FILE_BYTES + self.row_bytes_high

@@ -1,6 +1,7 @@
 //! The writer: takes entries one by one, shows readers the result, and hands jobs to the disk.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quorate_proto::raftpb;
@@ -66,10 +67,13 @@ impl Default for StoreOptions {
 /// The replicated state and its database. One task owns it; others read through [`Reader`]s.
 pub struct Store {
     options: StoreOptions,
-    pub(crate) state: State,
+    pub(crate) published: Arc<Published<State, View>>,
+    /// The size that quotas are about, for readers.
+    db_size_bytes: Arc<AtomicU64>,
+    /// The last complete entry.
+    applied: (LogIndex, Term),
     /// The entry that is under way, with its index and term.
     under_way: Option<(LogIndex, Term, Box<Long>)>,
-    published: Arc<Published<View>>,
     pub(crate) database: Arc<OpenDatabase>,
     cache: Arc<RowCache>,
     file: FileName,
@@ -143,13 +147,13 @@ impl Store {
 
     pub(crate) fn open_on(disk: &(dyn Disk + '_), path: &Path, options: StoreOptions) -> Result<Store, StoreError> {
         let open::Opened { database, cache, file, record, state } = open::open(disk, path, &options)?;
-        let view = View::of(&state, options.quota_bytes);
         let start = MonoTime::from_nanos(0);
         Ok(Self {
             options,
-            state,
+            db_size_bytes: Arc::new(AtomicU64::new(state.db_size_bytes())),
+            applied: (state.applied_index, state.applied_term),
+            published: Arc::new(Published::new(state, View::of)),
             under_way: None,
-            published: Arc::new(Published::new(Arc::new(view))),
             database,
             cache,
             file,
@@ -174,21 +178,28 @@ impl Store {
     /// If a job is out: its result belongs to the old state.
     pub fn succeed_with(&mut self, successor: Store) -> Retired {
         assert!(self.jobs.out.is_none(), "a job is out");
-        let published = Arc::clone(&self.published);
+        let (published, db_size_bytes) = (Arc::clone(&self.published), Arc::clone(&self.db_size_bytes));
         let old = std::mem::replace(self, successor);
+        // Readers hold the old store's; it goes on with the successor's state.
+        std::mem::swap(&mut *published.lock(), &mut *self.published.lock());
         self.published = published;
+        self.db_size_bytes = db_size_bytes;
         self.publish();
         Retired { database: old.database }
     }
 
     /// A handle for readers.
     pub fn reader(&self) -> Reader {
-        Reader { published: self.published.clone() }
+        Reader {
+            published: self.published.clone(),
+            quota_bytes: self.options.quota_bytes,
+            db_size_bytes: self.db_size_bytes.clone(),
+        }
     }
 
     /// The last entry applied in memory.
     pub fn applied(&self) -> (LogIndex, Term) {
-        (self.state.applied_index, self.state.applied_term)
+        self.applied
     }
 
     /// The last entry that the database holds durably. After a restart this is what is applied.
@@ -197,36 +208,41 @@ impl Store {
     }
 
     /// Raft's configuration after the last entry.
-    pub fn conf_state(&self) -> &raftpb::ConfState {
-        &self.state.conf_state
+    pub fn conf_state(&self) -> Arc<raftpb::ConfState> {
+        self.published.lock().conf_state.clone()
     }
 
     /// The members after the last entry, to try changes on.
     pub fn membership(&self) -> Membership {
-        Membership::clone(&self.state.membership)
+        Membership::clone(&self.published.lock().membership)
     }
 
     /// Whether a change of members may be made; to be asked when its entry is reached, before raft makes it.
     pub fn check_conf_change(&self, change: &raftpb::ConfChange) -> Result<(), Error> {
-        self.state.membership.check(change, self.options.max_learners)
+        self.published.lock().membership.check(change, self.options.max_learners)
     }
 
     /// Applies the next entry, or begins to. An error is fatal: the store refuses everything from then on.
     pub fn start(&mut self, index: LogIndex, term: Term, command: Command) -> Result<Progress, StoreError> {
         self.check_poison()?;
-        assert_eq!(index, self.state.applied_index.next(), "entries are applied in order, none twice");
-        assert!(term >= self.state.applied_term, "terms never go back");
+        assert_eq!(index, self.applied.0.next(), "entries are applied in order, none twice");
+        assert!(term >= self.applied.1, "terms never go back");
         assert!(self.under_way.is_none(), "one entry at a time");
-        match apply::start(&mut self.state, &self.options, command) {
+        let mut state = self.published.lock();
+        let show = |state: &State| drop(self.published.show(state));
+        match apply::start(&mut state, &self.options, command, &show) {
             Ok(Start::Done(outcome)) => {
-                self.complete(index, term);
+                self.applied = state.complete(index, term);
                 Ok(Progress::Done(outcome))
             }
             Ok(Start::Long(long)) => {
                 self.under_way = Some((index, term, long));
                 Ok(Progress::More)
             }
-            Err(error) => Err(self.poison(error)),
+            Err(error) => {
+                self.poisoned = true;
+                Err(error)
+            }
         }
     }
 
@@ -234,22 +250,21 @@ impl Store {
     pub fn resume(&mut self) -> Result<Progress, StoreError> {
         self.check_poison()?;
         let (index, term, mut long) = self.under_way.take().expect("an entry is under way");
-        match apply::resume(&mut self.state, &mut long) {
+        let mut state = self.published.lock();
+        match apply::resume(&mut state, &mut long) {
             Ok(Some(outcome)) => {
-                self.complete(index, term);
+                self.applied = state.complete(index, term);
                 Ok(Progress::Done(outcome))
             }
             Ok(None) => {
                 self.under_way = Some((index, term, long));
                 Ok(Progress::More)
             }
-            Err(error) => Err(self.poison(error)),
+            Err(error) => {
+                self.poisoned = true;
+                Err(error)
+            }
         }
-    }
-
-    fn complete(&mut self, index: LogIndex, term: Term) {
-        self.state.applied_index = index;
-        self.state.applied_term = term;
     }
 
     /// Shows readers the state after the last entry. Once a batch of entries is applied, before anybody who waits for one of
@@ -257,13 +272,16 @@ impl Store {
     pub fn publish(&mut self) {
         assert!(self.under_way.is_none(), "nothing of an entry is seen before it is complete");
         if !self.poisoned {
-            self.published.store(Arc::new(View::of(&self.state, self.options.quota_bytes)));
+            let state = self.published.lock();
+            self.db_size_bytes.store(state.db_size_bytes(), Ordering::Relaxed);
+            self.published.announce(&state);
         }
     }
 
     /// Bytes of rows that wait for the disk.
     pub fn pending_bytes(&self) -> usize {
-        usize::try_from(self.state.pending.row_bytes + self.jobs.sealed.row_bytes).unwrap_or(usize::MAX)
+        let pending = self.published.lock().pending;
+        usize::try_from(pending.row_bytes + self.jobs.sealed.row_bytes).unwrap_or(usize::MAX)
     }
 
     /// True if no more entries may be applied before a flush has finished.
@@ -281,7 +299,7 @@ impl Store {
     }
 
     fn flush_due_at(&self) -> Option<MonoTime> {
-        if !self.may_begin_job() || self.state.applied_index == self.durable.applied_index {
+        if !self.may_begin_job() || self.applied.0 == self.durable.applied_index {
             return None;
         }
         // Half full is time enough: the other half fills while the flush runs.
@@ -316,7 +334,7 @@ impl Store {
     }
 
     fn flush(&mut self) -> Work {
-        let state = &mut self.state;
+        let mut state = self.published.lock();
         let sealed = std::mem::take(&mut state.pending);
         let record = StateRecord {
             applied_index: LogIndex(state.applied_index.0 - u64::from(bug!("applied-index-behind-the-rows"))),
@@ -352,7 +370,7 @@ impl Store {
             return Some(Work::Hash(hashing));
         }
         let compaction = self.jobs.compaction.get_or_insert_with(|| Compaction::new(at));
-        match compaction.next_slice(&mut self.state.index, self.options.compaction_batch_rows) {
+        match compaction.next_slice(&mut self.published.lock().index, self.options.compaction_batch_rows) {
             Some(slice) => Some(Work::Compact { slice, before: self.durable }),
             None => {
                 // Many keys were looked at for nothing: that is a slice of work too.
@@ -366,15 +384,16 @@ impl Store {
     /// has to be complete; and it must be known which one that was, which it is not after a restart, or if the next is
     /// already applied. Then there is none, as in etcd after a compaction that was interrupted.
     fn compaction_hashing(&self, at: i64) -> Option<Box<Hashing>> {
-        let state = &self.state;
+        let state = self.published.lock();
         let before = state.compacted_before.filter(|_| state.compacted == at)?;
         (before == self.durable.compact_finished)
             .then(|| Box::new(Hashing::new(&state.index, &state.rows.durable_only(), Asker::Compaction, before, at)))
     }
 
-    fn remember_hash(&mut self, hash: CompactionHash) {
+    fn remember_hash(&self, hash: CompactionHash) {
         const KEPT: usize = 10;
-        let hashes = Arc::make_mut(&mut self.state.compaction_hashes);
+        let mut state = self.published.lock();
+        let hashes = Arc::make_mut(&mut state.compaction_hashes);
         hashes.push(hash);
         hashes.sort_unstable_by_key(|hash| hash.hash_revision);
         hashes.drain(..hashes.len().saturating_sub(KEPT));
@@ -386,7 +405,10 @@ impl Store {
         let out = self.jobs.out.take().expect("a job is out");
         let done = match outcome.result {
             Ok(done) => done,
-            Err(error) => return Err(self.poison(error)),
+            Err(error) => {
+                self.poisoned = true;
+                return Err(error);
+            }
         };
         let finished = match done {
             Done::Committed(committed) => self.finish_commit(*committed, out, now),
@@ -400,15 +422,18 @@ impl Store {
                 Vec::new()
             }
         };
-        let view = self.published.load();
-        if self.under_way.is_none() && view.applied() == self.applied() {
-            // What compaction gave back shows, and the old index goes.
-            self.publish();
-        } else {
-            // Nothing of entries that are not published yet may show.
-            let hashes = self.state.compaction_hashes.clone();
-            self.published.store(Arc::new(view.on_rows(self.state.rows.clone(), hashes)));
+        let state = self.published.lock();
+        self.db_size_bytes.store(state.db_size_bytes(), Ordering::Relaxed);
+        if let Some(view) = self.published.shown() {
+            self.published.replace(if self.under_way.is_none() && view.applied() == self.applied {
+                // What compaction gave back shows, and the old index goes.
+                View::of(&state)
+            } else {
+                // Nothing of entries that are not published yet may show.
+                view.on_rows(state.rows.clone(), state.compaction_hashes.clone())
+            });
         }
+        drop(state);
         Ok(finished)
     }
 
@@ -421,15 +446,16 @@ impl Store {
                 assert_eq!(out, JobKind::Flush, "the outcome belongs to the job that was taken");
                 self.jobs.sealed = Pending::default();
                 self.jobs.flush_at = now + self.options.flush_interval;
-                self.state.rows.flushed(durable);
+                self.published.lock().rows.flushed(durable);
                 let conf_state = Arc::unwrap_or_clone(conf_state);
                 finished.push(Finished::Flushed { index: record.applied_index, conf_state });
             }
             CommittedKind::Compacted { finished: through } => {
                 assert_eq!(out, JobKind::Compact, "the outcome belongs to the job that was taken");
                 self.jobs.compact_at = now + self.options.compaction_interval;
-                self.state.row_bytes -= self.durable.row_bytes - record.row_bytes;
-                self.state.rows.replace_durable(durable);
+                let mut state = self.published.lock();
+                state.row_bytes -= self.durable.row_bytes - record.row_bytes;
+                state.rows.replace_durable(durable);
                 if let Some(revision) = through {
                     self.jobs.compaction = None;
                     finished.push(Finished::Compacted(Revision(revision)));
@@ -442,10 +468,5 @@ impl Store {
 
     fn check_poison(&self) -> Result<(), StoreError> {
         if self.poisoned { Err(StoreError::Poisoned) } else { Ok(()) }
-    }
-
-    fn poison(&mut self, error: StoreError) -> StoreError {
-        self.poisoned = true;
-        error
     }
 }

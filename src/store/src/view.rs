@@ -1,10 +1,12 @@
 //! Views: the state after some entry, as readers see it.
 //!
 //! A view is a snapshot of the key index, the rows (at most two pending generations and one read transaction of the
-//! database), and the small things: members, alarms, leases, sizes. It never changes. The writer publishes a new one after
-//! each batch of entries, and one more when a flush is durable, before it lets go of the generation that was flushed. A
-//! reader takes the newest and uses that one alone for whatever it answers, for as short as it can: an old view keeps old
-//! rows in memory and old pages in the file.
+//! database), and the small things: members, alarms, leases, sizes. It never changes. There is a new one after each batch of
+//! entries, if anybody reads (see `publish`), and one more when a flush is durable, before the generation that was flushed is
+//! let go. A reader takes the newest and uses that one alone for whatever it answers, for as short as it can: an old view keeps
+//! old rows in memory and old pages in the file.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quorate_proto::etcdserverpb::{
     AlarmMember, InternalRaftRequest, RangeRequest, RangeResponse, TxnRequest, TxnResponse,
@@ -42,12 +44,11 @@ pub struct View {
     compaction_hashes: Arc<Vec<CompactionHash>>,
     db_size_bytes: u64,
     db_size_in_use_bytes: u64,
-    quota_bytes: Option<u64>,
 }
 
 impl View {
     /// What the writer has after a complete entry.
-    pub(crate) fn of(state: &State, quota_bytes: Option<u64>) -> Self {
+    pub(crate) fn of(state: &State) -> Self {
         Self {
             applied_index: state.applied_index,
             applied_term: state.applied_term,
@@ -62,7 +63,6 @@ impl View {
             compaction_hashes: state.compaction_hashes.clone(),
             db_size_bytes: state.db_size_bytes(),
             db_size_in_use_bytes: state.db_size_in_use_bytes(),
-            quota_bytes,
         }
     }
 
@@ -202,22 +202,26 @@ impl View {
     pub fn compaction_hashes(&self) -> &[CompactionHash] {
         &self.compaction_hashes
     }
-
-    /// Whether a request fits the quota, asked before it is proposed.
-    pub fn check_quota(&self, request: &InternalRaftRequest) -> bool {
-        quota::fits(self.quota_bytes, self.db_size_bytes, quota::cost_bytes(request))
-    }
 }
 
 /// Where readers find the newest view. Cheap to clone; may be used on any thread.
 #[derive(Clone)]
 pub struct Reader {
-    pub(crate) published: Arc<Published<View>>,
+    pub(crate) published: Arc<Published<State, View>>,
+    pub(crate) quota_bytes: Option<u64>,
+    /// The size that the quota is about.
+    pub(crate) db_size_bytes: Arc<AtomicU64>,
 }
 
 impl Reader {
     /// The newest view.
     pub fn view(&self) -> Arc<View> {
         self.published.load()
+    }
+
+    /// Whether a request fits the quota, asked before it is proposed. Takes no view.
+    pub fn check_quota(&self, request: &InternalRaftRequest) -> bool {
+        let db_size_bytes = self.db_size_bytes.load(Ordering::Relaxed);
+        quota::fits(self.quota_bytes, db_size_bytes, quota::cost_bytes(request))
     }
 }

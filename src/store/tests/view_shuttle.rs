@@ -1,5 +1,6 @@
 //! What readers and the writer share, under every schedule that shuttle can think of: a reader finds each row that its view
-//! promises, whatever the writer appends, seals and lets go of meanwhile, and views never go back.
+//! promises, whatever the writer appends, seals and lets go of meanwhile; a view has all that was announced before it was asked
+//! for, and no half of an entry; views never go back.
 //!
 //! The files under test are compiled here once more, on instrumented twins of the types in `src/sync.rs`.
 
@@ -20,20 +21,21 @@ mod mvcc {
 mod sync {
     pub(crate) use std::sync::Arc;
 
-    use shuttle::sync::Mutex;
+    pub(crate) use shuttle::sync::atomic::{AtomicBool, Ordering};
+    pub(crate) use shuttle::sync::{Mutex, MutexGuard};
 
-    pub(crate) struct ArcSwap<T>(Mutex<Arc<T>>);
+    pub(crate) struct ArcSwapOption<T>(Mutex<Option<Arc<T>>>);
 
-    impl<T> ArcSwap<T> {
-        pub(crate) fn new(value: Arc<T>) -> Self {
-            Self(Mutex::new(value))
+    impl<T> ArcSwapOption<T> {
+        pub(crate) fn empty() -> Self {
+            Self(Mutex::new(None))
         }
 
-        pub(crate) fn load_full(&self) -> Arc<T> {
+        pub(crate) fn load_full(&self) -> Option<Arc<T>> {
             self.0.lock().expect("no panic").clone()
         }
 
-        pub(crate) fn store(&self, value: Arc<T>) {
+        pub(crate) fn store(&self, value: Option<Arc<T>>) {
             *self.0.lock().expect("no panic") = value;
         }
     }
@@ -66,16 +68,23 @@ use bytes::Bytes;
 use pending::{Row, Seen};
 use publish::Published;
 use revision::RowRevision;
-use sync::Arc;
+use shuttle::sync::atomic::AtomicI64;
+use sync::{Arc, Ordering};
 
 /// A view in small: the database is a list of revisions.
+#[derive(Clone)]
 struct View {
     durable: Arc<Vec<i64>>,
     sealed: Option<Seen>,
     active: Seen,
     /// It promises rows 1 to this one.
     revision: i64,
+    /// An entry is half done: nobody may see that.
+    is_half: bool,
 }
+
+/// What the writer has looks just like it.
+type State = View;
 
 fn row(main: i64) -> Row {
     Row { revision: RowRevision::new(main, 0), tombstone: false, encoded: Bytes::from(main.to_be_bytes().to_vec()) }
@@ -89,40 +98,52 @@ impl View {
     }
 }
 
-fn writer(published: &Published<View>, batches: i64) {
-    let mut active = Seen::new();
-    let mut sealed: Option<Seen> = None;
-    let mut durable = Arc::new(Vec::new());
-    let mut revision = 0;
+/// Batches of one to three rows; `announced` says up to where readers have been told of them.
+fn writer(published: &Published<State, View>, announced: &AtomicI64, batches: i64) {
     for batch in 0..batches {
-        for _ in 0..3 {
-            revision += 1;
-            active.push(row(revision));
+        for entry in 0..=batch % 3 {
+            let mut state = published.lock();
+            let is_long = entry == 1;
+            if is_long {
+                published.show(&state);
+                state.is_half = true;
+                drop(state);
+                state = published.lock();
+                state.is_half = false;
+            }
+            state.revision += 1;
+            let next = row(state.revision);
+            state.active.push(next);
         }
-        published.store(Arc::new(View {
-            durable: durable.clone(),
-            sealed: sealed.clone(),
-            active: active.clone(),
-            revision,
-        }));
-        match sealed.take() {
-            None => sealed = Some(std::mem::replace(&mut active, Seen::new())),
+        let state = published.lock();
+        published.announce(&state);
+        let revision = state.revision;
+        drop(state);
+        announced.store(revision, Ordering::SeqCst);
+
+        let mut state = published.lock();
+        match state.sealed.take() {
+            None => state.sealed = Some(std::mem::replace(&mut state.active, Seen::new())),
             Some(flushed) if batch % 3 == 2 => {
                 // Durable first, then the view on it, then the generation may go.
-                durable =
-                    Arc::new(durable.iter().copied().chain(flushed.rows().map(|row| row.revision.main)).collect());
-                let view = View { durable: durable.clone(), sealed: None, active: active.clone(), revision };
-                published.store(Arc::new(view));
+                let rows = flushed.rows().map(|row| row.revision.main);
+                state.durable = Arc::new(state.durable.iter().copied().chain(rows).collect());
+                if published.shown().is_some() {
+                    published.replace(state.clone());
+                }
             }
-            unflushed => sealed = unflushed,
+            unflushed => state.sealed = unflushed,
         }
     }
 }
 
-fn reader(published: &Published<View>, reads: usize) {
+fn reader(published: &Published<State, View>, announced: &AtomicI64, reads: usize) {
     let mut newest = 0;
     for _ in 0..reads {
+        let told = announced.load(Ordering::SeqCst);
         let view = published.load();
+        assert!(!view.is_half, "a view of a half entry");
+        assert!(view.revision >= told, "revision {told} was announced, {} is shown", view.revision);
         assert!(view.revision >= newest, "views never go back");
         newest = view.revision;
         for main in 1..=view.revision {
@@ -132,19 +153,20 @@ fn reader(published: &Published<View>, reads: usize) {
 }
 
 fn run() {
-    let empty = View { durable: Arc::default(), sealed: None, active: Seen::new(), revision: 0 };
-    let published = Arc::new(Published::new(Arc::new(empty)));
+    let empty = View { durable: Arc::default(), sealed: None, active: Seen::new(), revision: 0, is_half: false };
+    let published = Arc::new(Published::new(empty, View::clone));
+    let announced = Arc::new(AtomicI64::new(0));
     let readers: Vec<_> = (0..2)
         .map(|_| {
-            let published = published.clone();
-            shuttle::thread::spawn(move || reader(&published, 3))
+            let (published, announced) = (published.clone(), announced.clone());
+            shuttle::thread::spawn(move || reader(&published, &announced, 3))
         })
         .collect();
-    writer(&published, 6);
+    writer(&published, &announced, 6);
     for reader in readers {
         reader.join().expect("a reader");
     }
-    assert_eq!(published.load().revision, 18);
+    assert_eq!(published.load().revision, 12);
 }
 
 #[test]

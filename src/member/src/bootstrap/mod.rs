@@ -316,14 +316,14 @@ fn assemble(
             base: log.base,
             entries: log.entries,
             hard_state: log.hard_state,
-            conf_state: store.conf_state().clone(),
+            conf_state: raftpb::ConfState::clone(&store.conf_state()),
         },
         random::generator(&**rt),
     )?;
     let (index, term) = store.applied();
     if index > LogIndex(0) && !bug!("no-snapshot-to-give-after-a-start") {
         // A cluster of which the only other voter needs a snapshot commits nothing before that has it.
-        node.offer_snapshot(Position { index: index.0, term: term.0 }, store.conf_state());
+        node.offer_snapshot(Position { index: index.0, term: term.0 }, &store.conf_state());
     }
     Ok(Booted {
         id,

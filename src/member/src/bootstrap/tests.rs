@@ -217,7 +217,7 @@ fn node(booted: &Booted, log: Recovered) -> Node {
         base: Position::default(),
         entries: log.entries,
         hard_state: log.hard_state,
-        conf_state: booted.store.conf_state().clone(),
+        conf_state: raftpb::ConfState::clone(&booted.store.conf_state()),
     };
     Node::new(config, random::generator(&*TestDisk::default().rt())).unwrap()
 }

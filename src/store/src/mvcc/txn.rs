@@ -22,7 +22,7 @@ use quorate_types::Error;
 use super::Snapshot;
 use super::index::{KeyRange, Version};
 use super::range::{check_revision, header, range, stored};
-use super::write::{Delete, Writes, check_put};
+use super::write::{Delete, Writes, check_put, needs_previous};
 use crate::error::{ReadError, StoreError};
 use crate::state::State;
 
@@ -207,6 +207,22 @@ impl Execution {
         let mut execution = Self { path, levels: Vec::with_capacity(1), delete: None };
         execution.enter(request);
         execution
+    }
+
+    /// Asked before the first step. False for puts alone that read nothing, and for ranges alone that write nothing.
+    pub(crate) fn may_stop_halfway(&self) -> bool {
+        let ops = self.levels.iter().flat_map(|level| level.ops.as_slice()).filter_map(|op| op.request.as_ref());
+        let (mut reads, mut writes) = (false, false);
+        for op in ops {
+            let (op_reads, op_writes) = match op {
+                Request::RequestRange(_) => (true, false),
+                Request::RequestPut(put) => (needs_previous(put), true),
+                Request::RequestDeleteRange(_) | Request::RequestTxn(_) => (true, true),
+            };
+            reads |= op_reads;
+            writes |= op_writes;
+        }
+        reads && writes
     }
 
     fn enter(&mut self, request: TxnRequest) {

@@ -131,7 +131,8 @@ fn append(state: &mut State, row: Row) {
     state.rows.push(row);
 }
 
-fn needs_previous(request: &PutRequest) -> bool {
+/// True if what the key has is read before it is put.
+pub(crate) fn needs_previous(request: &PutRequest) -> bool {
     request.prev_kv || request.ignore_value || request.ignore_lease
 }
 
@@ -159,6 +160,11 @@ pub(crate) struct Delete {
 impl Delete {
     pub(crate) fn new(request: DeleteRangeRequest) -> Self {
         Self { request, next_key: None, deleted: 0, prev_kvs: Vec::new() }
+    }
+
+    /// False if it is of a single key: that is read, then deleted.
+    pub(crate) fn may_stop_halfway(&self) -> bool {
+        !self.request.range_end.is_empty()
     }
 
     /// Deletes up to `budget_rows` keys; the answer once all are gone.

@@ -342,7 +342,7 @@ impl Runner {
             writeln!(out, "durable {} → {}", hex(key), hex(value))?;
             writeln!(out, "    {} {}{dead}", format::row_revision(key), kv(&encoded))?;
         }
-        for row in store.state.rows.pending() {
+        for row in store.published.lock().rows.pending() {
             let dead = if row.tombstone { " tombstone" } else { "" };
             writeln!(out, "pending {} → {}", hex(&format::row_key(row.revision)), hex(&row.encoded))?;
             writeln!(out, "    {} {}{dead}", row.revision, kv(&row.encoded))?;
@@ -396,7 +396,7 @@ impl Runner {
             view.db_size_in_use_bytes(),
         );
         for (id, grant) in view.leases() {
-            let keys: Vec<_> = store.state.leases.keys(id).map(text).collect();
+            let keys: Vec<_> = store.published.lock().leases.keys(id).map(text).collect();
             let _ = writeln!(
                 out,
                 "lease {} ttl={} remaining={} keys={}",

@@ -20,6 +20,8 @@ enum Step {
     Apply {
         request: Box<InternalRaftRequest>,
         publish: bool,
+        /// Whether somebody reads right after it.
+        look: bool,
     },
     Range(RangeRequest),
     ReadTxn(TxnRequest),
@@ -166,7 +168,8 @@ pub(super) fn request() -> impl Strategy<Value = Box<InternalRaftRequest>> {
 fn step() -> impl Strategy<Value = Step> {
     let reads = txn_of(range().prop_map(request_op::Request::RequestRange).boxed());
     prop_oneof![
-        20 => (request(), 0..5u8).prop_map(|(request, publish)| Step::Apply { request, publish: publish > 0 }),
+        20 => (request(), 0..5u8, any::<bool>())
+            .prop_map(|(request, publish, look)| Step::Apply { request, publish: publish > 0, look }),
         8 => range().prop_map(Step::Range),
         2 => reads.prop_map(Step::ReadTxn),
         1 => Just(Step::Hold),
@@ -218,27 +221,35 @@ impl History {
 
     fn run(&mut self, step: Step) {
         match step {
-            Step::Apply { request, publish } => {
+            Step::Apply { request, publish, look } => {
+                let (before, was_shown) = (self.model.clone(), self.is_shown());
                 let Outcome { result, over_quota } = self.bench().apply_unpublished(Command::Request(request.clone()));
                 assert!(!over_quota);
                 let expected = self.model.apply(&request);
                 assert_eq!(result, expected, "{request:?}");
                 self.log.push((request, result));
+                if !was_shown && self.is_shown() {
+                    // It might have stopped halfway.
+                    self.published = before;
+                }
                 if publish {
                     self.publish();
                 }
+                if !look {
+                    return;
+                }
             }
             Step::Range(request) => {
-                let view = self.bench().store.reader().view();
+                let view = self.view();
                 assert_eq!(refused(view.range(&request)), self.published.range(&request), "{request:?}");
             }
             Step::ReadTxn(request) => {
                 assert!(is_read_only(&request));
-                let view = self.bench().store.reader().view();
+                let view = self.view();
                 assert_eq!(refused(view.read_txn(&request)), self.published.read_txn(&request), "{request:?}");
             }
             Step::Hold => {
-                let view = self.bench().store.reader().view();
+                let view = self.view();
                 self.held.push((view, self.published.clone()));
             }
             Step::Jobs => {
@@ -269,6 +280,19 @@ impl History {
             Step::Crash { after_operations, seed } => self.crash(after_operations, seed),
         }
         self.compare_all();
+    }
+
+    /// What a reader gets: the state as of the last publication, or, if nobody has read since, as of the last entry.
+    fn view(&mut self) -> Arc<View> {
+        if !self.is_shown() {
+            self.published = self.model.clone();
+        }
+        self.bench().store.reader().view()
+    }
+
+    /// Readers have a view; what is applied from here on they do not see before it is published.
+    fn is_shown(&mut self) -> bool {
+        self.bench().store.published.shown().is_some()
     }
 
     fn publish(&mut self) {
@@ -339,7 +363,7 @@ impl History {
 
     /// The newest view is the model's state, and so is each view that was kept.
     fn compare_all(&mut self) {
-        let view = self.bench().store.reader().view();
+        let view = self.view();
         self.held.push((view, self.published.clone()));
         for (view, model) in &self.held {
             assert_eq!(view.revision().0, model.revision);

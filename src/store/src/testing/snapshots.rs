@@ -155,7 +155,7 @@ fn run(bench: &mut Bench, step: Step) {
         Step::AddMember(id) => conf_change(0, id),
         Step::RemoveMember(id) => conf_change(1, id),
     };
-    let mut conf_state = ConfState { auto_leave: Some(false), ..bench.store.conf_state().clone() };
+    let mut conf_state = ConfState { auto_leave: Some(false), ..ConfState::clone(&bench.store.conf_state()) };
     if let Err(error) = bench.store.check_conf_change(&change) {
         bench.apply(Command::RefusedConfChange(error));
         return;
@@ -195,7 +195,7 @@ proptest! {
         let (imported, store) = import(&disk, file.clone()).expect("an honest snapshot");
         prop_assert_eq!((imported.index, imported.term), view.applied());
         prop_assert_eq!(imported.revision, view.revision());
-        prop_assert_eq!(&imported.conf_state, store.conf_state());
+        prop_assert_eq!(&imported.conf_state, &*store.conf_state());
         check_alike(&store.reader().view(), &view);
         prop_assert!(exported(&store.reader().view()) == file, "the snapshot of the copy is another one");
 
