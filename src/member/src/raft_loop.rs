@@ -110,6 +110,13 @@ struct Confirming {
     committed: Vec<Committed>,
 }
 
+/// We lead, and our own removal is committed: it is applied when another can take over, or when that takes too long.
+struct Leaving {
+    change: raftpb::ConfChange,
+    reply: oneshot::Sender<raftpb::ConfState>,
+    deadline: MonoTime,
+}
+
 /// The loop while it runs.
 struct Running {
     rt: Rt,
@@ -135,6 +142,8 @@ struct Running {
     /// While there are snapshots under way, and for a while after, no entries are forgotten.
     snapshots_under_way: usize,
     keep_entries_until: MonoTime,
+    /// Our own removal, which the apply loop wants to apply.
+    leaving: Option<Leaving>,
     /// When the next word of our removal is one too many: see `on_removed`.
     removal_doubted_at: Option<MonoTime>,
     status: NodeStatus,
@@ -179,6 +188,7 @@ impl RaftLoop {
             incoming: self.incoming,
             snapshots_under_way: 0,
             keep_entries_until: MonoTime::from_nanos(0),
+            leaving: None,
             removal_doubted_at: None,
             to_apply: self.to_apply,
             published: self.published,
@@ -413,25 +423,45 @@ impl Running {
                         self.applied = (index, term);
                     }
                 }
-                FromApply::ConfChange { change, reply } => match self.node.apply_conf_change(&change) {
-                    Ok(conf_state) => {
-                        // The apply loop waits for exactly this answer.
-                        let _ = reply.send(conf_state);
-                        if change.r#type() == ConfChangeType::ConfChangeRemoveNode && change.node_id() == self.id.0 {
-                            self.published.removed.store(true, Ordering::Release);
-                        }
-                        self.refresh_status();
+                FromApply::ConfChange { change, reply } => {
+                    if removes(&change, self.id) && !self.node.may_leave() {
+                        let deadline = self.rt.mono_now() + self.limits.request_timeout;
+                        self.leaving = Some(Leaving { change, reply, deadline });
+                    } else {
+                        self.apply_conf_change(&change, reply);
                     }
-                    Err(error) => {
-                        tracing::error!(error = %error, "raft refuses a committed membership change; this member stops");
-                        self.stopping.ask(StopReason::Failed(error.to_string()));
-                    }
-                },
+                }
                 FromApply::Durable { index, conf_state } => self.on_durable(index, conf_state),
             }
         }
         // The first entry of a founder's log makes it a voter: it need not wait for a tick to lead.
         self.node.campaign_if_alone();
+    }
+
+    fn apply_conf_change(&mut self, change: &raftpb::ConfChange, reply: oneshot::Sender<raftpb::ConfState>) {
+        match self.node.apply_conf_change(change) {
+            Ok(conf_state) => {
+                // The apply loop waits for exactly this answer.
+                let _ = reply.send(conf_state);
+                if removes(change, self.id) {
+                    self.published.removed.store(true, Ordering::Release);
+                }
+                self.refresh_status();
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "raft refuses a committed membership change; this member stops");
+                self.stopping.ask(StopReason::Failed(error.to_string()));
+            }
+        }
+    }
+
+    fn leave_if_possible(&mut self) {
+        let now = self.rt.mono_now();
+        let node = &mut self.node;
+        let ready = self.leaving.take_if(|leaving| node.may_leave() || leaving.deadline <= now);
+        if let Some(Leaving { change, reply, .. }) = ready {
+            self.apply_conf_change(&change, reply);
+        }
     }
 
     /// The database holds everything up to `index`: mark the log there once in a while, so that what is below may go.
@@ -523,6 +553,7 @@ impl Running {
 
     /// Proposes what was held, asks for reads, takes all work that Raft has, starts the next write.
     fn work_off(&mut self) {
+        self.leave_if_possible();
         self.propose_held();
         self.ask_for_reads();
         while let Some(work) = self.node.take_work() {
@@ -734,6 +765,10 @@ impl Running {
         self.metrics.is_learner.set(i64::from(status.is_learner));
         self.metrics.proposals_committed.set(status.committed.0 as i64);
     }
+}
+
+fn removes(change: &raftpb::ConfChange, id: MemberId) -> bool {
+    change.r#type() == ConfChangeType::ConfChangeRemoveNode && change.node_id() == id.0
 }
 
 /// True if leadership is being handed over now because the change removes us, who lead. If nobody takes it, it is tried again

@@ -23,7 +23,8 @@
 //! Raft takes no proposals without a leader, and none while leadership is handed over ([`NodeStatus::takes_proposals`]); a
 //! second configuration change, before the first is applied, it turns into nothing ([`Node::is_changing`]). The owner holds
 //! what cannot be taken yet. A leader that applies its own removal gives the lead to whom it knows to be furthest, and stops
-//! leading: raft-rs leaves that to its owner, and dies of the next entry that becomes durable.
+//! leading: raft-rs leaves that to its owner, and dies of the next entry that becomes durable. So it is applied only when
+//! somebody has caught up ([`Node::may_leave`]).
 //!
 //! Elections draw their timeout from a generator that raft-rs keeps to itself and seeds past every simulator; so after every
 //! event it is set from the runtime's own seeded stream, drawn anew when term, role or leader changed.
@@ -193,6 +194,8 @@ pub struct Node {
     election_ticks: usize,
     election_timeout_ticks: usize,
     jitter_drawn_for: (u64, StateRole, u64),
+    /// Our removal is committed, and waits for [`Node::may_leave`]: nothing more is proposed.
+    is_leaving: bool,
     /// Whom we asked to take over when we were removed.
     bequest: Option<Bequest>,
     /// Kept beside raft-rs's own form, which is slow to ask.
@@ -265,6 +268,7 @@ impl Node {
             jitter,
             election_ticks: config.election_ticks,
             election_timeout_ticks: config.election_ticks,
+            is_leaving: false,
             bequest: None,
             configuration: Configuration::default(),
         };
@@ -497,6 +501,18 @@ impl Node {
         Ok(wire::conf_state_from_raft(&state))
     }
 
+    /// Our own removal is committed. As long as we lead and this is false, it should not be applied: nobody who could lead after
+    /// us has all that we have, so that each would ask in vain for the vote that we have until it applies the removal itself.
+    /// From the first call on nothing is proposed, so that others can catch up.
+    pub fn may_leave(&mut self) -> bool {
+        self.is_leaving = true;
+        let last = self.raw.raft.raft_log.last_index();
+        let mut others = self.progress().into_iter().filter(|peer| !peer.is_learner && peer.id != self.id).peekable();
+        self.raw.raft.state != StateRole::Leader
+            || others.peek().is_none()
+            || others.any(|peer| peer.matched == LogIndex(last))
+    }
+
     /// Ends our leadership because we are no voter any more.
     fn step_down(&mut self) {
         let successor = self.successor();
@@ -591,7 +607,7 @@ impl Node {
     pub fn takes_proposals(&self) -> bool {
         let raft = &self.raw.raft;
         match raft.state {
-            StateRole::Leader => raft.lead_transferee.is_none() && self.configuration.is_member,
+            StateRole::Leader => raft.lead_transferee.is_none() && self.configuration.is_member && !self.is_leaving,
             StateRole::Follower => raft.leader_id != raft::INVALID_ID,
             StateRole::Candidate | StateRole::PreCandidate => false,
         }

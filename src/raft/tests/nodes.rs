@@ -401,6 +401,23 @@ fn a_removed_leader_steps_down_and_another_leads_well_before_an_election_timeout
     assert_eq!(group.configuration().0, [2, 3]);
 }
 
+/// While it has more than all others it would refuse its vote to each of them, and they need it until they apply the removal.
+#[test]
+fn a_removed_leader_may_leave_only_when_another_has_all_that_it_has() {
+    let mut group = Group::led(2);
+    group.slow_to_apply.extend([1, 2]);
+    assert!(group.node(1).propose_conf_change(&remove(1)));
+    group.settle();
+    assert!(group.node(1).propose([entry(1)]));
+    assert!(!group.node(1).may_leave());
+    assert!(!group.node(1).takes_proposals(), "the others could never catch up");
+    group.settle();
+    assert!(group.status(1).is_leader && group.node(1).may_leave());
+    group.slow_to_apply.clear();
+    group.settle();
+    group.tick_until(3, |group| group.leader() == Some(2));
+}
+
 #[test]
 fn a_removed_leader_outlives_what_its_disk_still_writes() {
     let mut group = Group::led(3);
