@@ -3,7 +3,6 @@
 //! Whatever goes wrong in a run is an [`Action`] at some time: faults decide, [`Action::perform`] does it and tells it. So a
 //! story is complete: who has read it can do the same again.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,54 +60,47 @@ pub struct DiskErrorRates {
     pub syncs: u64,
 }
 
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Start(machine) => write!(f, "{} is started", machine_name(*machine)),
-            Self::Kill(machine, death) => write!(f, "{} dies: {death:?}", machine_name(*machine)),
-            Self::Pause(machine) => write!(f, "{} is paused", machine_name(*machine)),
-            Self::Resume(machine) => write!(f, "{} goes on", machine_name(*machine)),
-            Self::Cut { from, to } => write!(f, "{} does not hear {}", machine_name(*to), machine_name(*from)),
-            Self::MendAll => write!(f, "all links are mended"),
-            Self::Network(knobs) if *knobs == NetKnobs::default() => write!(f, "the network is well"),
-            Self::Network(NetKnobs { latency, loss_per_million, reset_per_million, partial_percent, .. }) => write!(
-                f,
+impl Action {
+    /// How the story tells it; nothing for what the cluster tells by itself.
+    fn told(&self) -> Option<String> {
+        Some(match self {
+            Self::Start(_) | Self::Kill(..) | Self::Pause(_) | Self::Resume(_) => return None,
+            Self::Cut { from, to } => format!("{} does not hear {}", machine_name(*to), machine_name(*from)),
+            Self::MendAll => "all links are mended".to_owned(),
+            Self::Network(knobs) if *knobs == NetKnobs::default() => "the network is well".to_owned(),
+            Self::Network(NetKnobs { latency, loss_per_million, reset_per_million, partial_percent, .. }) => format!(
                 "the network: latency {:?} and up to {:?} more; of a million segments {loss_per_million} are lost and \
                  {reset_per_million} break their connection; {partial_percent} % of reads and writes are partial",
                 Duration::from_nanos(latency.base_ns),
                 Duration::from_nanos(latency.spread_ns),
             ),
-            Self::ResetConnection(machine) => write!(f, "a connection of {} breaks", machine_name(*machine)),
+            Self::ResetConnection(machine) => format!("a connection of {} breaks", machine_name(*machine)),
             Self::DiskSpeed(machine, percent) => {
-                write!(f, "{}'s disk takes {percent} % of the usual time", machine_name(*machine))
+                format!("{}'s disk takes {percent} % of the usual time", machine_name(*machine))
             }
             Self::DiskErrors(machine, rates) if *rates == DiskErrorRates::default() => {
-                write!(f, "{}'s disk does not fail any more", machine_name(*machine))
+                format!("{}'s disk does not fail any more", machine_name(*machine))
             }
-            Self::DiskErrors(machine, DiskErrorRates { reads, writes, syncs }) => write!(
-                f,
+            Self::DiskErrors(machine, DiskErrorRates { reads, writes, syncs }) => format!(
                 "{}'s disk fails: of a million calls {reads} reads, {writes} writes, {syncs} syncs",
                 machine_name(*machine)
             ),
             Self::DiskRoom(machine, Some(bytes)) => {
-                write!(f, "{}'s disk is full but for {bytes} bytes", machine_name(*machine))
+                format!("{}'s disk is full but for {bytes} bytes", machine_name(*machine))
             }
-            Self::DiskRoom(machine, None) => write!(f, "there is room on {}'s disk", machine_name(*machine)),
-            Self::ClockRate(machine, ppm) => write!(f, "{}'s clocks are wrong by {ppm:+} ppm", machine_name(*machine)),
+            Self::DiskRoom(machine, None) => format!("there is room on {}'s disk", machine_name(*machine)),
+            Self::ClockRate(machine, ppm) => format!("{}'s clocks are wrong by {ppm:+} ppm", machine_name(*machine)),
             Self::ClockJump(machine, ns) => {
-                write!(f, "{}'s wall clock jumps by {:+.3} s", machine_name(*machine), *ns as f64 / 1e9)
+                format!("{}'s wall clock jumps by {:+.3} s", machine_name(*machine), *ns as f64 / 1e9)
             }
-            Self::ClockLeap(machine, by) => write!(f, "{}'s clocks leap forward by {by:?}", machine_name(*machine)),
-        }
+            Self::ClockLeap(machine, by) => format!("{}'s clocks leap forward by {by:?}", machine_name(*machine)),
+        })
     }
-}
 
-impl Action {
     /// Does it now, and tells it. False if there was nothing to do it to (no process, no connection): then nothing happened.
     pub fn perform(&self, world: &World, cluster: &Arc<Cluster>) -> bool {
         let disk = |machine: MachineId| -> &SimDisk { &cluster.machine(machine).disk };
         match *self {
-            // The cluster tells these by itself: it has reasons of its own for them, too.
             Self::Start(machine) => return cluster.start(cluster.machine(machine)),
             Self::Kill(machine, death) => return cluster.kill(cluster.machine(machine), death),
             Self::Pause(machine) => return cluster.pause(cluster.machine(machine)),
@@ -136,7 +128,9 @@ impl Action {
             Self::ClockJump(machine, by_ns) => cluster.machine(machine).clock.jump_wall(by_ns),
             Self::ClockLeap(machine, by) => cluster.machine(machine).clock.leap(by),
         }
-        world.tell(self.to_string());
+        if let Some(sentence) = self.told() {
+            world.tell(sentence);
+        }
         true
     }
 }

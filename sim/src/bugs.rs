@@ -4,9 +4,13 @@
 //! A bug is a name, asked for with `bug!("name")` where the decision is made (see `quorate_runtime::bug`), and a line here. It is
 //! hunted with one seed after the other until its checker speaks; what other checkers say does not count.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use crate::run::{Options, Report, run};
+use crate::run::soak;
+use crate::run::{Options, Report};
+use crate::world::lock;
 
 /// A wrong decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,32 +231,22 @@ pub struct Hunt {
 
 /// Runs the seeds 0, 1, … with the bug switched on, `jobs` at a time, until it is caught or there were `seeds_max`.
 pub fn hunt(bug: &Bug, seeds_max: u64, jobs: usize, on_report: impl Fn(&Report) + Sync) -> Hunt {
-    let (next, reached) = (AtomicU64::new(0), AtomicU64::new(0));
-    let caught: std::sync::Mutex<Option<Report>> = std::sync::Mutex::default();
-    #[expect(clippy::disallowed_methods, reason = "outside the simulated world")]
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.max(1) {
-            scope.spawn(|| {
-                loop {
-                    // Seeds are begun in order: when one was caught, those before it are done or under way.
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds_max || crate::world::lock(&caught).is_some() {
-                        return;
-                    }
-                    let options = Options { bug: Some(bug.name), membership: bug.membership, ..Options::new(seed) };
-                    let report = run(&options);
-                    on_report(&report);
-                    reached.fetch_add(report.bug_reached, Ordering::Relaxed);
-                    let is_caught = report.violations.iter().any(|violation| violation.checker == bug.checker);
-                    let mut caught = crate::world::lock(&caught);
-                    if is_caught && caught.as_ref().is_none_or(|other| seed < other.seed) {
-                        *caught = Some(report);
-                    }
-                }
-            });
+    let reached = AtomicU64::new(0);
+    let caught: Mutex<Option<Report>> = Mutex::default();
+    let options = Options { bug: Some(bug.name), membership: bug.membership, ..Options::new(0) };
+    soak::each(0..seeds_max, jobs, &options, |report| {
+        on_report(&report);
+        reached.fetch_add(report.bug_reached, Ordering::Relaxed);
+        if report.violations.iter().all(|violation| violation.checker != bug.checker) {
+            return ControlFlow::Continue(());
         }
+        let mut caught = lock(&caught);
+        if caught.as_ref().is_none_or(|other| report.seed < other.seed) {
+            *caught = Some(report);
+        }
+        ControlFlow::Break(())
     });
-    let caught = caught.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let caught = caught.into_inner().unwrap_or_else(PoisonError::into_inner);
     let seeds = caught.as_ref().map_or(seeds_max, |report| report.seed + 1);
     Hunt { caught, seeds, reached: reached.into_inner() }
 }

@@ -18,11 +18,12 @@ pub fn of(strikes: &[(SimTime, &'static str)], operations: &[Operation], workloa
     for operation in operations {
         by_client.entry(operation.client).or_default().push(operation);
     }
+    let known: BTreeSet<_> = faults::strikes().collect();
     let mut pairs = BTreeSet::new();
     for (client, workload) in workloads.iter().enumerate() {
         let Some(operations) = by_client.get(&(client as u64)) else { continue };
         let last_answered = operations.iter().rposition(|operation| matches!(operation.outcome, Outcome::Answered(_)));
-        for &(at, fault) in strikes {
+        for &(at, fault) in strikes.iter().filter(|(_, fault)| known.contains(fault)) {
             let Some(newest) = operations.partition_point(|operation| operation.start <= at).checked_sub(1) else {
                 continue;
             };

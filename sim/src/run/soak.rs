@@ -1,11 +1,13 @@
 //! Many seeds, on several threads, and what they add up to.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::coverage::{self, Pair};
 use super::{Options, Report, run};
+use crate::faults;
 use crate::world::disk::DiskCounters;
 use crate::world::lock;
 
@@ -53,7 +55,7 @@ impl Tally {
         for (fault, count) in &report.strikes {
             *self.strikes.entry(fault).or_default() += count;
         }
-        self.kinds += report.strikes.len() as u64;
+        self.kinds += faults::strikes().filter(|strike| report.strikes.contains_key(strike)).count() as u64;
         for pair in &report.pairs {
             *self.pairs.entry(*pair).or_default() += 1;
         }
@@ -106,25 +108,40 @@ impl Tally {
     }
 }
 
-/// Runs `options` with each seed of `seeds` on `jobs` threads. `on_report` hears of each run as it ends (in any order).
-pub fn soak(seeds: std::ops::Range<u64>, jobs: usize, options: &Options, on_report: impl Fn(&Report) + Sync) -> Tally {
-    let next = AtomicU64::new(seeds.start);
-    let tally = Mutex::new(Tally::default());
+/// Runs `options` with the seeds of `seeds` on `jobs` threads, until `take` breaks. Seeds are begun in order: when it breaks,
+/// those before are done or under way, and are taken, too.
+pub fn each(
+    seeds: std::ops::Range<u64>,
+    jobs: usize,
+    options: &Options,
+    take: impl Fn(Report) -> ControlFlow<()> + Sync,
+) {
+    let (next, end) = (AtomicU64::new(seeds.start), AtomicU64::new(seeds.end));
     #[expect(clippy::disallowed_methods, reason = "outside the simulated world")]
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
+                    if seed >= end.load(Ordering::Relaxed) {
                         return;
                     }
-                    let report = run(&Options { seed, ..options.clone() });
-                    on_report(&report);
-                    lock(&tally).add(report);
+                    if take(run(&Options { seed, ..options.clone() })).is_break() {
+                        end.store(0, Ordering::Relaxed);
+                    }
                 }
             });
         }
+    });
+}
+
+/// Runs `options` with each seed of `seeds` on `jobs` threads. `on_report` hears of each run as it ends (in any order).
+pub fn soak(seeds: std::ops::Range<u64>, jobs: usize, options: &Options, on_report: impl Fn(&Report) + Sync) -> Tally {
+    let tally = Mutex::new(Tally::default());
+    each(seeds, jobs, options, |report| {
+        on_report(&report);
+        lock(&tally).add(report);
+        ControlFlow::Continue(())
     });
     let mut tally = tally.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     tally.failed.sort_by_key(|report| report.seed);

@@ -299,7 +299,10 @@ impl ApplyLoop {
         let start = self.rt.mono_now();
         let mut since_clock = 0;
         while let Some(entry) = backlog.pop_front() {
-            self.apply(entry, waiters).await?;
+            if !self.apply(entry, waiters).await? {
+                backlog.clear();
+                break;
+            }
             since_clock += 1;
             if self.store.pending_full() {
                 break;
@@ -326,12 +329,13 @@ impl ApplyLoop {
         Ok(())
     }
 
-    async fn apply(&mut self, entry: Committed, waiters: &mut Waiters) -> Result<(), StoreError> {
+    /// Returns false, with the entry not applied, if the member stops first.
+    async fn apply(&mut self, entry: Committed, waiters: &mut Waiters) -> Result<bool, StoreError> {
         let (index, term) = (entry.index, entry.term);
-        witness::applies(self.member.id().0, index.0, term.0, entry.payload.data());
+        witness::applies(self.member.id().0, index.0, term.0, &entry.payload);
         if index <= self.store.applied().0 {
             // The database was ahead of where the log was replayed from.
-            return Ok(());
+            return Ok(true);
         }
         let (request_id, command) = match entry.payload {
             Payload::Empty => (0, Command::Empty),
@@ -344,8 +348,9 @@ impl ApplyLoop {
                 (id, command)
             }
             Payload::ConfChange(change) => {
+                let Some(changed) = self.conf_change(change).await else { return Ok(false) };
                 self.membership_changed = true;
-                self.conf_change(change).await
+                changed
             }
         };
         let mut progress = self.store.start(index, term, command)?;
@@ -363,7 +368,7 @@ impl ApplyLoop {
             self.member.raise_alarm(AlarmType::Nospace, self.member.id());
         }
         waiters.answer_later(request_id, result);
-        Ok(())
+        Ok(true)
     }
 
     fn decode(&self, index: LogIndex, data: bytes::Bytes) -> (u64, Command) {
@@ -380,21 +385,18 @@ impl ApplyLoop {
         }
     }
 
-    /// Membership decides first; Raft takes only what membership accepts.
-    async fn conf_change(&self, change: quorate_proto::raftpb::ConfChange) -> (u64, Command) {
+    /// Membership decides first; Raft takes only what membership accepts. `None` if the raft loop ends before it has.
+    async fn conf_change(&self, change: quorate_proto::raftpb::ConfChange) -> Option<(u64, Command)> {
         let id = change.id.unwrap_or(0);
         if let Err(error) = self.store.check_conf_change(&change) {
             tracing::warn!(conf_change = id, %error, "validation on configuration change failed");
             mark!("membership_change_refused");
-            return (id, Command::RefusedConfChange(error));
+            return Some((id, Command::RefusedConfChange(error)));
         }
         let (reply, answer) = quorate_runtime::sync::oneshot::channel();
         let _ = self.to_raft.send(FromApply::ConfChange { change: change.clone(), reply });
-        match answer.await {
-            Ok(conf_state) => (id, Command::ConfChange { change, conf_state }),
-            // The raft loop is gone, the member stops, and what is applied now is never seen. Waiting ends the task.
-            Err(_) => std::future::pending().await,
-        }
+        let conf_state = answer.await.ok()?;
+        Some((id, Command::ConfChange { change, conf_state }))
     }
 
     fn follow_membership(&mut self) {

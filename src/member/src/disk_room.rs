@@ -6,7 +6,8 @@
 //! 2. When twice the reserve is free again, it takes the alarm back. A file beside the database, the *note*, remembers, also
 //!    over a restart, that the alarm was for the disk: one for the quota is the operator's to disarm, as in etcd. An alarm that
 //!    was asked for may take effect much later, also after who asked has died and started again: the note goes only when no
-//!    alarm was seen for so long that none can be on its way, and the leader was asked.
+//!    alarm was seen for so long that none can be on its way, and the leader was asked. An alarm for the quota in just that
+//!    time is taken back, too; the next write that does not fit raises it again.
 //! 3. Who fills a disk faster than that finds a log that has its next segment ahead, and a database that is not written to
 //!    before there is room for it ([`wait_for_room`]): rows stay in memory and are read there. A write that fails all the same
 //!    stops the member, and it must be started again when there is room.

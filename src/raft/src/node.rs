@@ -102,7 +102,7 @@ pub struct Committed {
 }
 
 /// What an entry holds.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Payload {
     /// Nothing: a leader's first entry, or what a refused configuration change turned into.
     Empty,
@@ -110,17 +110,6 @@ pub enum Payload {
     Request(Bytes),
     /// A configuration change.
     ConfChange(raftpb::ConfChange),
-}
-
-impl Payload {
-    /// The bytes in it: of a request, or what goes with a change of members.
-    pub fn data(&self) -> &[u8] {
-        match self {
-            Self::Empty => &[],
-            Self::Request(data) => data,
-            Self::ConfChange(change) => change.context(),
-        }
-    }
 }
 
 /// What has to be done after some events.

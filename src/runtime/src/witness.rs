@@ -7,13 +7,15 @@
 
 #[cfg(not(feature = "simulation"))]
 mod plain {
+    use std::hash::Hash;
+
     /// Does nothing.
     #[inline(always)]
     pub fn leads(_member: u64, _term: u64) {}
 
     /// Does nothing.
     #[inline(always)]
-    pub fn applies(_member: u64, _index: u64, _term: u64, _data: &[u8]) {}
+    pub fn applies(_member: u64, _index: u64, _term: u64, _payload: &impl Hash) {}
 }
 
 #[cfg(feature = "simulation")]
@@ -32,7 +34,7 @@ mod simulated {
     #[derive(PartialEq, Eq)]
     struct Entry {
         term: u64,
-        data_hash: u64,
+        payload_hash: u64,
     }
 
     thread_local! {
@@ -51,10 +53,10 @@ mod simulated {
     }
 
     /// State machine safety: nobody applies another entry at an index that somebody has applied.
-    pub fn applies(member: u64, index: u64, term: u64, data: &[u8]) {
+    pub fn applies(member: u64, index: u64, term: u64, payload: &impl Hash) {
         let mut hasher = DefaultHasher::new();
-        data.hash(&mut hasher);
-        let entry = Entry { term, data_hash: hasher.finish() };
+        payload.hash(&mut hasher);
+        let entry = Entry { term, payload_hash: hasher.finish() };
         STATE.with_borrow_mut(|state| match state.entries.get(&index) {
             Some(known) if *known != entry => state.contradictions.push(format!(
                 "{member:x} applies at index {index} an entry of term {term}, and others have applied another one, of term {}",
