@@ -12,7 +12,7 @@ INTEROP := --server $(TARGET)/release/quorate --wal-dump $(EXAMPLES)/wal_dump --
 SHORT := etcdctl python go wal bolt syscalls durability mixed
 CLUSTERS := bootstrap cluster migration chaos
 
-.PHONY: help run cluster test check build unit sim fuzz-smoke deny release sim-binary interop interop-clusters interop-full bench soak nightly clean
+.PHONY: help run cluster test check build unit sim scenarios bugs fuzz-smoke deny release sim-binary interop interop-clusters interop-full bench soak nightly clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,12 @@ unit: ## unit, golden and property tests, and the simulator's chaos seeds
 
 sim: ## the simulator's chaos seeds alone (SIM_SEEDS=n for more, SIM_SEED=n for one)
 	$(CARGO) test $(WORKSPACE) --test chaos -- --nocapture
+
+scenarios: sim-binary ## every scenario on 50 seeds, then with the bug that it names
+	$(TARGET)/debug/quorate-sim scenario scenarios --seeds 50 --bug-seeds 200
+
+bugs: sim-binary ## after how many seeds each seeded bug is caught
+	$(TARGET)/debug/quorate-sim bugs
 
 fuzz-smoke: ## every fuzz target for a moment, at fixed seeds
 	$(CARGO) build $(WORKSPACE) --all-targets
@@ -74,7 +80,7 @@ soak: ## many seeds, with a progress bar (SEEDS=n), then as many with members th
 	$(TARGET)/release/quorate-sim soak --seeds $(or $(SEEDS),2000)
 	$(TARGET)/release/quorate-sim soak --seeds $(or $(SEEDS),2000) --membership
 
-nightly: interop-full bench soak ## what is too long for the gate
+nightly: interop-full bench soak scenarios bugs ## what is too long for the gate
 
 clean: ## remove what was built
 	$(CARGO) clean

@@ -1,52 +1,60 @@
-//! What is done to the world, in the words of a story.
+//! What is done to the world, in the words of a scenario.
 //!
-//! Whatever goes wrong in a run is an [`Action`] at some time: faults decide, [`Action::perform`] does it and tells it. So a
-//! story is complete: who has read it can do the same again.
+//! Whatever goes wrong in a run is an [`Action`] at some time: faults decide, [`Action::perform`] does it, and the story tells it
+//! in words that a scenario file has too (see [`crate::scenario`]). So a story is complete: who has read it can do the same again.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::scenario::words::{Named, Share, Signed, Span};
 use crate::world::World;
-use crate::world::cluster::{Cluster, machine_name};
+use crate::world::cluster::Cluster;
+use crate::world::dice::Latency;
 use crate::world::disk::{Death, SimDisk};
 use crate::world::net::{MachineId, NetKnobs};
 
-/// Something that happens to the world at one moment. Machines go by their numbers; members' begin at 1.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
+/// Something that happens to the world at one moment. Machines go by their numbers in a run, members' begin at 1; in a scenario
+/// they go by words that may mean another one each time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action<M = MachineId> {
     /// The member is started, unless it runs or is spare.
-    Start(MachineId),
-    /// The member's process ends without warning, if there is one.
-    Kill(MachineId, Death),
+    Start(M),
+    /// The member's process ends without warning, if there is one. What it wrote survives.
+    Kill(M),
+    /// Its machine loses power: of what it wrote and did not sync any part survives.
+    Crash(M),
+    /// Its power will fail inside a disk call, after so many more that change something (see `faults::crash_in_call`).
+    CrashAfter(M, u64),
     /// The process stands still (SIGSTOP).
-    Pause(MachineId),
+    Pause(M),
     /// It goes on (SIGCONT).
-    Resume(MachineId),
+    Resume(M),
     /// Nothing of what one machine sends reaches the other.
     Cut {
         /// Who sends.
-        from: MachineId,
+        from: M,
         /// Who does not hear it.
-        to: MachineId,
+        to: M,
     },
     /// Every cut link is mended.
     MendAll,
     /// All links behave like this.
     Network(NetKnobs),
     /// Some connection of the machine breaks.
-    ResetConnection(MachineId),
+    ResetConnection(M),
     /// Calls to the disk take so many percent of the usual time.
-    DiskSpeed(MachineId, u64),
+    DiskSpeed(M, u64),
     /// So many of a million calls to the disk fail.
-    DiskErrors(MachineId, DiskErrorRates),
+    DiskErrors(M, DiskErrorRates),
     /// So many bytes more fit on the disk; `None` is endless room.
-    DiskRoom(MachineId, Option<u64>),
+    DiskRoom(M, Option<u64>),
     /// Both clocks run too fast by so many parts of a million (negative: too slow).
-    ClockRate(MachineId, i64),
+    ClockRate(M, i64),
     /// The wall clock jumps by so many nanoseconds.
-    ClockJump(MachineId, i64),
+    ClockJump(M, i64),
     /// Both clocks leap forward, as after a suspend.
-    ClockLeap(MachineId, Duration),
+    ClockLeap(M, Duration),
 }
 
 /// How often calls to a disk fail, of a million.
@@ -60,51 +68,91 @@ pub struct DiskErrorRates {
     pub syncs: u64,
 }
 
-impl Action {
-    /// How the story tells it; nothing for what the cluster tells by itself.
-    fn told(&self) -> Option<String> {
-        Some(match self {
-            Self::Start(_) | Self::Kill(..) | Self::Pause(_) | Self::Resume(_) => return None,
-            Self::Cut { from, to } => format!("{} does not hear {}", machine_name(*to), machine_name(*from)),
-            Self::MendAll => "all links are mended".to_owned(),
-            Self::Network(knobs) if *knobs == NetKnobs::default() => "the network is well".to_owned(),
-            Self::Network(NetKnobs { latency, loss_per_million, reset_per_million, partial_percent, .. }) => format!(
-                "the network: latency {:?} and up to {:?} more; of a million segments {loss_per_million} are lost and \
-                 {reset_per_million} break their connection; {partial_percent} % of reads and writes are partial",
-                Duration::from_nanos(latency.base_ns),
-                Duration::from_nanos(latency.spread_ns),
-            ),
-            Self::ResetConnection(machine) => format!("a connection of {} breaks", machine_name(*machine)),
-            Self::DiskSpeed(machine, percent) => {
-                format!("{}'s disk takes {percent} % of the usual time", machine_name(*machine))
-            }
-            Self::DiskErrors(machine, rates) if *rates == DiskErrorRates::default() => {
-                format!("{}'s disk does not fail any more", machine_name(*machine))
-            }
-            Self::DiskErrors(machine, DiskErrorRates { reads, writes, syncs }) => format!(
-                "{}'s disk fails: of a million calls {reads} reads, {writes} writes, {syncs} syncs",
-                machine_name(*machine)
-            ),
-            Self::DiskRoom(machine, Some(bytes)) => {
-                format!("{}'s disk is full but for {bytes} bytes", machine_name(*machine))
-            }
-            Self::DiskRoom(machine, None) => format!("there is room on {}'s disk", machine_name(*machine)),
-            Self::ClockRate(machine, ppm) => format!("{}'s clocks are wrong by {ppm:+} ppm", machine_name(*machine)),
-            Self::ClockJump(machine, ns) => {
-                format!("{}'s wall clock jumps by {:+.3} s", machine_name(*machine), *ns as f64 / 1e9)
-            }
-            Self::ClockLeap(machine, by) => format!("{}'s clocks leap forward by {by:?}", machine_name(*machine)),
-        })
+impl<M> Action<M> {
+    /// The same, done to whom `aim` makes of a machine.
+    pub fn aimed<N>(&self, mut aim: impl FnMut(&M) -> N) -> Action<N> {
+        match self {
+            Self::Start(machine) => Action::Start(aim(machine)),
+            Self::Kill(machine) => Action::Kill(aim(machine)),
+            Self::Crash(machine) => Action::Crash(aim(machine)),
+            Self::CrashAfter(machine, calls) => Action::CrashAfter(aim(machine), *calls),
+            Self::Pause(machine) => Action::Pause(aim(machine)),
+            Self::Resume(machine) => Action::Resume(aim(machine)),
+            Self::Cut { from, to } => Action::Cut { from: aim(from), to: aim(to) },
+            Self::MendAll => Action::MendAll,
+            Self::Network(knobs) => Action::Network(*knobs),
+            Self::ResetConnection(machine) => Action::ResetConnection(aim(machine)),
+            Self::DiskSpeed(machine, percent) => Action::DiskSpeed(aim(machine), *percent),
+            Self::DiskErrors(machine, rates) => Action::DiskErrors(aim(machine), *rates),
+            Self::DiskRoom(machine, bytes) => Action::DiskRoom(aim(machine), *bytes),
+            Self::ClockRate(machine, ppm) => Action::ClockRate(aim(machine), *ppm),
+            Self::ClockJump(machine, by_ns) => Action::ClockJump(aim(machine), *by_ns),
+            Self::ClockLeap(machine, by) => Action::ClockLeap(aim(machine), *by),
+        }
     }
+}
 
+impl<M: fmt::Display> fmt::Display for Action<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start(machine) => write!(f, "start {machine}"),
+            Self::Kill(machine) => write!(f, "kill {machine}"),
+            Self::Crash(machine) => write!(f, "crash {machine}"),
+            Self::CrashAfter(machine, calls) => write!(f, "crash {machine} after {calls} disk calls"),
+            Self::Pause(machine) => write!(f, "pause {machine}"),
+            Self::Resume(machine) => write!(f, "resume {machine}"),
+            Self::Cut { from, to } => write!(f, "cut {from} -> {to}"),
+            Self::MendAll => write!(f, "mend all links"),
+            Self::Network(knobs) if *knobs == NetKnobs::default() => write!(f, "mend network"),
+            Self::Network(knobs) => {
+                let NetKnobs { latency, loss_per_million, reset_per_million, partial_percent, window_bytes } = knobs;
+                let Latency { base_ns, spread_ns, tail_per_million, tail_ns } = *latency;
+                write!(
+                    f,
+                    "network latency {} spread {} tail {} {} loss {} resets {} partial {partial_percent}% window {window_bytes}",
+                    Span(base_ns),
+                    Span(spread_ns),
+                    Share(tail_per_million),
+                    Span(tail_ns),
+                    Share(*loss_per_million),
+                    Share(*reset_per_million),
+                )
+            }
+            Self::ResetConnection(machine) => write!(f, "reset a connection of {machine}"),
+            Self::DiskSpeed(machine, percent) => write!(f, "slow disk of {machine} to {percent}%"),
+            Self::DiskErrors(machine, rates) if *rates == DiskErrorRates::default() => {
+                write!(f, "mend disk of {machine}")
+            }
+            Self::DiskErrors(machine, DiskErrorRates { reads, writes, syncs }) => {
+                let (reads, writes, syncs) = (Share(*reads), Share(*writes), Share(*syncs));
+                write!(f, "fail disk of {machine} reads {reads} writes {writes} syncs {syncs}")
+            }
+            Self::DiskRoom(machine, Some(bytes)) => write!(f, "leave {bytes} bytes on disk of {machine}"),
+            Self::DiskRoom(machine, None) => write!(f, "free disk of {machine}"),
+            Self::ClockRate(machine, ppm) => write!(f, "run clocks of {machine} wrong by {ppm:+}ppm"),
+            Self::ClockJump(machine, ns) => write!(f, "move clock of {machine} by {}", Signed(*ns)),
+            Self::ClockLeap(machine, by) => write!(f, "leap clocks of {machine} by {}", Span(by.as_nanos() as u64)),
+        }
+    }
+}
+
+impl Action {
     /// Does it now, and tells it. False if there was nothing to do it to (no process, no connection): then nothing happened.
     pub fn perform(&self, world: &World, cluster: &Arc<Cluster>) -> bool {
         let disk = |machine: MachineId| -> &SimDisk { &cluster.machine(machine).disk };
         match *self {
+            // The cluster tells these by itself: it has reasons of its own for them, too.
             Self::Start(machine) => return cluster.start(cluster.machine(machine)),
-            Self::Kill(machine, death) => return cluster.kill(cluster.machine(machine), death),
+            Self::Kill(machine) => return cluster.kill(cluster.machine(machine), Death::Kill),
+            Self::Crash(machine) => return cluster.kill(cluster.machine(machine), Death::PowerFailure),
             Self::Pause(machine) => return cluster.pause(cluster.machine(machine)),
             Self::Resume(machine) => return cluster.resume(cluster.machine(machine)),
+            Self::CrashAfter(machine, calls) => {
+                if !cluster.machine(machine).is_running() {
+                    return false;
+                }
+                disk(machine).light_fuse(calls);
+            }
             Self::Cut { from, to } => world.net.cut(from, to),
             Self::MendAll => world.net.mend_all(),
             Self::Network(new) => world.net.tune(|knobs| *knobs = new),
@@ -128,9 +176,7 @@ impl Action {
             Self::ClockJump(machine, by_ns) => cluster.machine(machine).clock.jump_wall(by_ns),
             Self::ClockLeap(machine, by) => cluster.machine(machine).clock.leap(by),
         }
-        if let Some(sentence) = self.told() {
-            world.tell(sentence);
-        }
+        world.tell(self.aimed(|&machine| Named(machine)).to_string());
         true
     }
 }

@@ -6,10 +6,11 @@
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::run::soak;
-use crate::run::{Options, Report};
+use crate::checkers::Violation;
+use crate::run::{EXPECT, Options, Report, soak};
+use crate::scenario::Scenario;
 use crate::world::lock;
 
 /// A wrong decision.
@@ -40,14 +41,14 @@ pub const ALL: &[Bug] = &[
         name: "failed-fsync-ignored",
         source: "F-50",
         what: "a sync that failed counts as done",
-        checker: "durable_acks",
+        checker: "member_health",
         membership: false,
     },
     Bug {
         name: "names-in-the-log-not-synced",
         source: "F-36",
         what: "a new segment's name is taken as durable without a sync of its directory",
-        checker: "durable_acks",
+        checker: "member_health",
         membership: false,
     },
     Bug {
@@ -211,6 +212,97 @@ pub const ALL: &[Bug] = &[
         checker: "liveness",
         membership: true,
     },
+    Bug {
+        name: "forced-in-memory-only",
+        source: "F-01",
+        what: "--force-new-cluster removes the others in memory, and the log knows nothing of it",
+        checker: EXPECT,
+        membership: true,
+    },
+    Bug {
+        name: "forced-by-the-commit-index-alone",
+        source: "F-02",
+        what: "--force-new-cluster cuts the log at the commit index on disk, although the database holds more",
+        checker: EXPECT,
+        membership: true,
+    },
+    Bug {
+        name: "forced-without-the-learners",
+        source: "F-03",
+        what: "--force-new-cluster removes voters only",
+        checker: EXPECT,
+        membership: true,
+    },
+    Bug {
+        name: "removal-believed",
+        source: "F-04",
+        what: "whoever says that this member was removed is believed, whatever way he went",
+        checker: EXPECT,
+        membership: true,
+    },
+    Bug {
+        name: "founder-counts-itself-only",
+        source: "F-10",
+        what: "a founder counts the members that it has seen: itself",
+        checker: EXPECT,
+        membership: false,
+    },
+    Bug {
+        name: "empty-directory-taken-back",
+        source: "F-14",
+        what: "a member whose directory is empty comes back under its old id",
+        checker: EXPECT,
+        membership: false,
+    },
+    Bug {
+        name: "quorum-before-the-addition",
+        source: "F-15",
+        what: "whether a voter may be added is judged by the quorum before it",
+        checker: EXPECT,
+        membership: true,
+    },
+    Bug {
+        name: "pre-vote-despite-a-leader",
+        source: "F-18",
+        what: "a pre-vote is granted by who hears a leader",
+        checker: EXPECT,
+        membership: false,
+    },
+    Bug {
+        name: "term-raised-without-asking",
+        source: "F-19",
+        what: "a candidate raises its term before it has asked whether it could win",
+        checker: EXPECT,
+        membership: false,
+    },
+    Bug {
+        name: "another-time-counts-as-ill",
+        source: "F-25",
+        what: "a peer with another time of day counts as not connected",
+        checker: EXPECT,
+        membership: false,
+    },
+    Bug {
+        name: "applied-index-ahead-of-the-rows",
+        source: "F-31",
+        what: "the applied index that is stored with the rows is one too high, so that a restart leaves an entry out",
+        checker: "durable_acks",
+        membership: false,
+    },
+    Bug {
+        name: "revision-of-the-surviving-rows",
+        source: "F-34",
+        what: "after a start the revision is that of the newest row",
+        checker: EXPECT,
+        membership: false,
+    },
+    Bug {
+        name: "any-damage-is-a-torn-tail",
+        source: "F-35",
+        what: "whatever is wrong with a record ends the log there",
+        checker: EXPECT,
+        membership: false,
+    },
 ];
 
 /// The bug of that name.
@@ -231,13 +323,36 @@ pub struct Hunt {
 
 /// Runs the seeds 0, 1, … with the bug switched on, `jobs` at a time, until it is caught or there were `seeds_max`.
 pub fn hunt(bug: &Bug, seeds_max: u64, jobs: usize, on_report: impl Fn(&Report) + Sync) -> Hunt {
+    let options = Options { bug: Some(bug.name), membership: bug.membership, ..Options::new(0) };
+    hunt_with(&options, seeds_max, jobs, |report| {
+        on_report(report);
+        report.violations.iter().any(|violation| violation.checker == bug.checker)
+    })
+}
+
+/// Plays a scenario with the bug that it names, until whom it names has noticed: a checker, or a line of it by its deed.
+///
+/// # Panics
+/// If it names none.
+pub fn hunt_in(scenario: &Arc<Scenario>, seeds_max: u64, jobs: usize, on_report: impl Fn(&Report) + Sync) -> Hunt {
+    let bug = scenario.bug.as_ref().expect("a scenario with a bug");
+    let options = Options { bug: Some(bug.name), ..Options::of_scenario(Arc::clone(scenario), 0) };
+    hunt_with(&options, seeds_max, jobs, |report| {
+        on_report(report);
+        let notices = |violation: &Violation| {
+            violation.checker == bug.caught_by
+                || (violation.checker == EXPECT && violation.what.contains(&format!(": {}: ", bug.caught_by)))
+        };
+        report.violations.iter().any(notices)
+    })
+}
+
+fn hunt_with(options: &Options, seeds_max: u64, jobs: usize, is_caught: impl Fn(&Report) -> bool + Sync) -> Hunt {
     let reached = AtomicU64::new(0);
     let caught: Mutex<Option<Report>> = Mutex::default();
-    let options = Options { bug: Some(bug.name), membership: bug.membership, ..Options::new(0) };
-    soak::each(0..seeds_max, jobs, &options, |report| {
-        on_report(&report);
+    soak::each(0..seeds_max, jobs, options, |report| {
         reached.fetch_add(report.bug_reached, Ordering::Relaxed);
-        if report.violations.iter().all(|violation| violation.checker != bug.checker) {
+        if !is_caught(&report) {
             return ControlFlow::Continue(());
         }
         let mut caught = lock(&caught);
@@ -261,7 +376,12 @@ mod tests {
         let checkers: Vec<_> = checkers::all().iter().map(|checker| checker.name()).collect();
         for bug in ALL {
             assert_eq!(ALL.iter().filter(|other| other.name == bug.name).count(), 1, "{} is there twice", bug.name);
-            assert!(checkers.contains(&bug.checker), "{}: there is no checker {}", bug.name, bug.checker);
+            assert!(
+                checkers.contains(&bug.checker) || bug.checker == EXPECT,
+                "{}: there is no checker {}",
+                bug.name,
+                bug.checker
+            );
         }
     }
 }

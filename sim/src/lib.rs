@@ -8,7 +8,7 @@
 //! wrong decisions, to measure all that by.
 //!
 //! Workloads, faults and checkers are three flat lists: one file an item, a small trait and a registry each, none of them
-//! knows the others. What a fault does to the world it says in [`actions`].
+//! knows the others. What a fault does to the world it says in [`actions`]; a [`scenario`] is a file that says what happens when.
 #![cfg(feature = "sim")]
 
 #[cfg(not(madsim))]
@@ -25,5 +25,6 @@ pub mod history;
 pub mod model;
 pub mod recorded;
 pub mod run;
+pub mod scenario;
 pub mod workloads;
 pub mod world;

@@ -1,14 +1,20 @@
-//! `quorate-sim`: runs the simulator on one seed or on many; hunts seeded bugs; judges what was recorded of real processes.
+//! `quorate-sim`: runs the simulator on one seed or on many; plays scenarios; hunts seeded bugs; judges what was recorded of
+//! real processes.
+
+mod files;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate_sim::history::Outcome;
+use quorate_sim::run::shrink::{Shrunk, shrink};
 use quorate_sim::run::soak::soak;
-use quorate_sim::run::{Options, run};
+use quorate_sim::run::{EXPECT, Options, Report, run};
+use quorate_sim::scenario::Scenario;
 use quorate_sim::{bugs, checkers, recorded};
 
 fn command() -> Command {
@@ -42,26 +48,39 @@ fn command() -> Command {
             .arg(number("flip-value", "Flip a bit of this value; the trace hash must change"))
             .arg(bug("The seeded bug that is switched on"))
     };
+    let reducing = |command: Command| {
+        command
+            .arg(
+                number("reduce-runs", "A failing run is cut down in at most so many runs; 0: not at all")
+                    .default_value("400"),
+            )
+            .arg(
+                Arg::new("save")
+                    .long("save")
+                    .value_name("FILE")
+                    .help("Write what a failing run was cut down to, as a scenario"),
+            )
+    };
     Command::new("quorate-sim")
         .about("Runs Quorate's member in a deterministic simulation")
         .subcommand_required(true)
         .subcommand(
-            common(Command::new("run").about("Runs one seed and prints its summary; its story, if something is wrong"))
-                .arg(number("seed", "The seed").required(true))
-                .arg(Arg::new("story").long("story").action(ArgAction::SetTrue).help("Print the story in any case"))
-                .arg(number("repeat", "Run it so often, to compare the hashes").default_value("1"))
-                .arg(
-                    Arg::new("trace")
-                        .long("trace")
-                        .value_name("FILE")
-                        .help("Write a line for each event to FILE.1, FILE.2, … of each repetition"),
-                )
-                .arg(
-                    Arg::new("plan").long("plan").action(ArgAction::SetTrue).help("Print what the seed decided first"),
-                ),
+            reducing(common(
+                Command::new("run").about("Runs one seed and prints its summary; its story, if something is wrong"),
+            ))
+            .arg(number("seed", "The seed").required(true))
+            .arg(Arg::new("story").long("story").action(ArgAction::SetTrue).help("Print the story in any case"))
+            .arg(number("repeat", "Run it so often, to compare the hashes").default_value("1"))
+            .arg(
+                Arg::new("trace")
+                    .long("trace")
+                    .value_name("FILE")
+                    .help("Write a line for each event to FILE.1, FILE.2, … of each repetition"),
+            )
+            .arg(Arg::new("plan").long("plan").action(ArgAction::SetTrue).help("Print what the seed decided first")),
         )
         .subcommand(
-            common(Command::new("soak").about("Runs many seeds"))
+            reducing(common(Command::new("soak").about("Runs many seeds; cuts the first that fails down")))
                 .arg(number("seeds", "How many").default_value("200"))
                 .arg(number("first", "The first seed").default_value("0"))
                 .arg(number("jobs", "Runs at the same time").default_value("2")),
@@ -70,8 +89,35 @@ fn command() -> Command {
             Command::new("bugs")
                 .about("Switches each seeded bug on, and tells after how many seeds it was caught")
                 .arg(bug("Only this one"))
+                .arg(
+                    Arg::new("scenarios")
+                        .long("scenarios")
+                        .value_name("DIR")
+                        .default_value("scenarios")
+                        .help("Where the scenarios are in which some bugs are hunted"),
+                )
                 .arg(number("seeds", "How many seeds each, at most").default_value("2000"))
                 .arg(number("jobs", "Runs at the same time").default_value("2")),
+        )
+        .subcommand(
+            Command::new("scenario")
+                .about("Plays scenario files: an incident each, on many seeds; then with the bug that they name")
+                .arg(
+                    Arg::new("files")
+                        .value_name("FILE")
+                        .required(true)
+                        .action(ArgAction::Append)
+                        .help("Files, or directories of *.scenario"),
+                )
+                .arg(number("seed", "The first seed").default_value("0"))
+                .arg(number("seeds", "How many [default: 1]").default_value("1"))
+                .arg(number("jobs", "Runs at the same time").default_value("2"))
+                .arg(bug("Only with this bug, which need not be found").conflicts_with("bug-seeds"))
+                .arg(
+                    number("bug-seeds", "Play it with its bug on so many seeds at most, until that is noticed")
+                        .default_value("0"),
+                )
+                .arg(Arg::new("story").long("story").action(ArgAction::SetTrue).help("Print the story in any case")),
         )
         .subcommand(
             Command::new("check-history")
@@ -90,8 +136,13 @@ fn options(matches: &ArgMatches, seed: u64) -> Options {
         members: matches.get_one("members").copied(),
         flip_value: matches.get_one("flip-value").copied(),
         keep_trace: false,
-        bug: matches.get_one::<String>("bug").and_then(|name| bugs::named(name)).map(|bug| bug.name),
+        bug: chosen_bug(matches),
+        scenario: None,
     }
+}
+
+fn chosen_bug(matches: &ArgMatches) -> Option<&'static str> {
+    matches.get_one::<String>("bug").and_then(|name| bugs::named(name)).map(|bug| bug.name)
 }
 
 fn main() -> ExitCode {
@@ -99,6 +150,7 @@ fn main() -> ExitCode {
         Some(("run", matches)) => run_one(matches),
         Some(("soak", matches)) => run_many(matches),
         Some(("bugs", matches)) => hunt_bugs(matches),
+        Some(("scenario", matches)) => play_scenarios(matches),
         Some(("check-history", matches)) => check_history(matches),
         _ => unreachable!("clap demands a subcommand"),
     }
@@ -108,7 +160,7 @@ fn run_one(matches: &ArgMatches) -> ExitCode {
     let options = options(matches, *matches.get_one("seed").expect("it is required"));
     if matches.get_flag("plan") {
         let plan = quorate_sim::run::Plan::draw(&options);
-        let clients: Vec<_> = plan.clients.iter().map(|workload| workload.name()).collect();
+        let clients: Vec<_> = plan.clients.iter().flatten().map(|workload| workload.name()).collect();
         println!("clients {clients:?}\n{:#?}\n{:#?}", plan.client_options, plan.limits);
     }
     let repeat: u64 = *matches.get_one("repeat").expect("it has a default");
@@ -134,9 +186,48 @@ fn run_one(matches: &ArgMatches) -> ExitCode {
                 return ExitCode::FAILURE;
             }
         }
-        good &= report.is_good();
+        if good && !report.is_good() {
+            good = false;
+            reduce(&options, &report, matches);
+        }
     }
     exit_code(good)
+}
+
+/// Cuts a failing run down, and tells what is left.
+fn reduce(options: &Options, report: &Report, matches: &ArgMatches) {
+    let runs_max: u64 = *matches.get_one("reduce-runs").expect("it has a default");
+    if runs_max == 0 {
+        return;
+    }
+    let style = ProgressStyle::with_template("{elapsed_precise} cutting it down: run {pos} of {len}, {msg} lines");
+    let bar = ProgressBar::new(runs_max).with_style(style.expect("the template is right"));
+    bar.enable_steady_tick(Duration::from_millis(250));
+    let shrunk = shrink(options, report, runs_max, |lines| {
+        bar.inc(1);
+        bar.set_message(lines.to_string());
+    });
+    bar.finish_and_clear();
+    let Some(Shrunk { scenario, report: left, tried }) = shrunk else {
+        println!("It does not fail when all that was done is done again: a moment decides that no line tells.");
+        return;
+    };
+    println!(
+        "-- cut down in {tried} runs, from {} lines to {}\n{scenario}\n-- what happens then\n{left}",
+        report.deeds.len(),
+        scenario.lines.len()
+    );
+    match matches.get_one::<String>("save") {
+        None => println!("To keep it: add --save scenarios/NAME.scenario, and say in it what it is about."),
+        Some(file) =>
+        {
+            #[expect(clippy::disallowed_methods, reason = "outside the simulated world")]
+            match std::fs::write(file, scenario.to_string()) {
+                Ok(()) => println!("It is in {file}; say there what it is about."),
+                Err(error) => eprintln!("cannot write {file}: {error}"),
+            }
+        }
+    }
 }
 
 fn run_many(matches: &ArgMatches) -> ExitCode {
@@ -157,6 +248,9 @@ fn run_many(matches: &ArgMatches) -> ExitCode {
     bar.finish_and_clear();
     print!("{}", tally.table());
     println!("simulated seconds a second and job  {:.0}", tally.seconds / elapsed.as_secs_f64() / jobs.max(1) as f64);
+    if let Some(failed) = tally.failed.first() {
+        reduce(&options(matches, failed.seed), failed, matches);
+    }
     exit_code(tally.failed.is_empty())
 }
 
@@ -165,6 +259,14 @@ fn hunt_bugs(matches: &ArgMatches) -> ExitCode {
     let seeds: u64 = *matches.get_one("seeds").expect("it has a default");
     let jobs: u64 = *matches.get_one("jobs").expect("it has a default");
     let only: Option<&String> = matches.get_one("bug");
+    let directory: &String = matches.get_one("scenarios").expect("it has a default");
+    let scenarios: Vec<_> = match files::read_all([directory.as_str()].into_iter()) {
+        Ok(scenarios) => scenarios.into_iter().map(Arc::new).collect(),
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let mut good = true;
     println!("| bug | source | what | caught by | seeds | seconds |\n|---|---|---|---|---|---|");
     for bug in bugs::ALL.iter().filter(|bug| only.is_none_or(|only| only == bug.name)) {
@@ -172,11 +274,17 @@ fn hunt_bugs(matches: &ArgMatches) -> ExitCode {
         // Not a terminal: it draws nothing.
         let bar = ProgressBar::no_length().with_style(style.expect("the template is right")).with_message(bug.name);
         bar.enable_steady_tick(Duration::from_millis(250));
-        let hunt = bugs::hunt(bug, seeds, jobs as usize, |_| bar.inc(1));
+        // What only the line of a scenario notices is hunted there.
+        let named = |scenario: &&Arc<Scenario>| scenario.bug.as_ref().is_some_and(|seeded| seeded.name == bug.name);
+        let scenario = scenarios.iter().find(named).filter(|_| bug.checker == EXPECT);
+        let hunt = match scenario {
+            Some(scenario) => bugs::hunt_in(scenario, seeds, jobs as usize, |_| bar.inc(1)),
+            None => bugs::hunt(bug, seeds, jobs as usize, |_| bar.inc(1)),
+        };
         let elapsed = bar.elapsed();
         bar.finish_and_clear();
         let caught_by = match &hunt.caught {
-            Some(_) => bug.checker.to_owned(),
+            Some(_) => scenario.map_or(bug.checker, |scenario| &scenario.title).to_owned(),
             None if hunt.reached == 0 => "**not reached**".to_owned(),
             None => format!("**not caught** by {}", bug.checker),
         };
@@ -189,6 +297,56 @@ fn hunt_bugs(matches: &ArgMatches) -> ExitCode {
             elapsed.as_secs_f64()
         );
         good &= hunt.caught.is_some();
+    }
+    exit_code(good)
+}
+
+/// Plays files one after the other, and prints a row for each.
+fn play_scenarios(matches: &ArgMatches) -> ExitCode {
+    let number = |name: &str| *matches.get_one::<u64>(name).expect("it has a default");
+    let (first, seeds, jobs) = (number("seed"), number("seeds"), number("jobs") as usize);
+    let files = matches.get_many::<String>("files").expect("it is required").map(String::as_str);
+    let scenarios = match files::read_all(files) {
+        Ok(scenarios) => scenarios,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut good = true;
+    println!("| scenario | source | whole | seeds | passed | simulated s | bug | caught by | at seed |");
+    println!("|---|---|---|---|---|---|---|---|---|");
+    for scenario in scenarios.into_iter().map(Arc::new) {
+        let options = Options { bug: chosen_bug(matches), ..Options::of_scenario(Arc::clone(&scenario), first) };
+        let bar = ProgressBar::new(seeds).with_message(scenario.path.clone());
+        let tally = soak(first..first + seeds, jobs, &options, |report| {
+            if !report.is_good() || matches.get_flag("story") {
+                bar.suspend(|| print!("{report}"));
+            }
+            if report.is_good() && matches.get_flag("story") {
+                report.story.iter().for_each(|(at, sentence)| println!("   {at} {sentence}"));
+            }
+            bar.inc(1);
+        });
+        bar.finish_and_clear();
+        good &= tally.failed.is_empty();
+        let hunt = scenario.bug.as_ref().filter(|_| number("bug-seeds") > 0).map(|bug| {
+            let hunt = bugs::hunt_in(&scenario, number("bug-seeds"), jobs, |_| {});
+            good &= hunt.caught.is_some();
+            match hunt.caught {
+                Some(_) => format!("{} | {} | {}", bug.name, bug.caught_by, hunt.seeds - 1),
+                None => format!("{} | **not caught** by {} | {}", bug.name, bug.caught_by, hunt.seeds),
+            }
+        });
+        println!(
+            "| {} | {} | {} | {seeds} | {} | {:.0} | {} |",
+            scenario.title,
+            scenario.source.lines().next().unwrap_or_default(),
+            if scenario.is_partial() { "partial" } else { "yes" },
+            seeds - tally.failed.len() as u64,
+            tally.seconds,
+            hunt.unwrap_or_else(|| "| | ".to_owned()),
+        );
     }
     exit_code(good)
 }

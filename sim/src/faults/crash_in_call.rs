@@ -14,7 +14,9 @@ use crate::actions::Action;
 use crate::world::clock;
 use crate::world::cluster::MemberMachine;
 use crate::world::dice::Dice;
-use crate::world::disk::Death;
+
+/// So long a fuse may burn.
+const FUSE_WAIT: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub struct CrashInCall {
@@ -38,27 +40,52 @@ impl CrashInCall {
 
     /// Lights a fuse and waits for it. False if nothing was written for a while.
     async fn crash(&self, stage: &Arc<Stage>, machine: &Arc<MemberMachine>, calls: u64) -> bool {
-        machine.disk.light_fuse(calls);
-        let blown = quorate_runtime::select! {
-            biased;
-            at = machine.disk.fuse_blown() => Some(at),
-            _ = stage.pause(Duration::from_secs(5)) => None,
-        };
-        let Some(at) = blown else {
-            machine.disk.remove_fuse();
-            // It may have blown at this very moment.
-            if machine.disk.is_fuse_blown() {
-                stage.act(&Action::Kill(machine.machine, Death::PowerFailure));
-                stage.act(&Action::Start(machine.machine));
+        stage.act(&Action::CrashAfter(machine.machine, calls));
+        match burn_down(stage, machine).await {
+            Burnt::Down => {
+                stage.strike("crash_in_call");
+                true
             }
-            return false;
-        };
-        clock::sleep_until(at).await;
-        if stage.act(&Action::Kill(machine.machine, Death::PowerFailure)) {
-            stage.strike("crash_in_call");
+            Burnt::AtTheEnd => {
+                stage.act(&Action::Start(machine.machine));
+                false
+            }
+            Burnt::Never => false,
         }
-        true
     }
+}
+
+/// What became of a fuse.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Burnt {
+    /// The power failed.
+    Down,
+    /// The power failed when nobody waited any more.
+    AtTheEnd,
+    /// Nothing was written for a while; it is taken away.
+    Never,
+}
+
+/// Waits until the fuse of `machine`, which was lit, has burnt down, and takes the power away at that moment.
+pub async fn burn_down(stage: &Arc<Stage>, machine: &Arc<MemberMachine>) -> Burnt {
+    let crash = || Action::Crash(machine.machine).perform(&stage.world, &stage.cluster);
+    let blown = quorate_runtime::select! {
+        biased;
+        at = machine.disk.fuse_blown() => Some(at),
+        _ = stage.pause(FUSE_WAIT) => None,
+    };
+    if let Some(at) = blown {
+        clock::sleep_until(at).await;
+        crash();
+        return Burnt::Down;
+    }
+    machine.disk.remove_fuse();
+    // It may have blown at this very moment.
+    if machine.disk.is_fuse_blown() {
+        crash();
+        return Burnt::AtTheEnd;
+    }
+    Burnt::Never
 }
 
 impl Fault for CrashInCall {

@@ -11,7 +11,6 @@ use quorate_runtime::BoxFuture;
 use super::{Fault, Stage, draw_mean_secs, interval};
 use crate::actions::Action;
 use crate::world::dice::Dice;
-use crate::world::disk::Death;
 
 /// See the module.
 pub struct Kill {
@@ -40,8 +39,8 @@ impl Fault for Kill {
         Box::pin(async move {
             while stage.pause(interval(&mut dice, self.every)).await {
                 let machine = dice.pick(&stage.cluster.members()).machine;
-                let death = if dice.percent(self.power) { Death::PowerFailure } else { Death::Kill };
-                if stage.act(&Action::Kill(machine, death)) {
+                let death = if dice.percent(self.power) { Action::Crash(machine) } else { Action::Kill(machine) };
+                if stage.act(&death) {
                     stage.strike("kill");
                     stage.pause(Duration::from_millis(dice.between(1, self.down_ms_max))).await;
                     stage.act(&Action::Start(machine));

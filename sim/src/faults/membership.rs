@@ -14,9 +14,12 @@ use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
 use quorate_proto::etcdserverpb::cluster_client::ClusterClient;
 use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
-use quorate_runtime::{BoxFuture, Rt};
+use quorate_runtime::{BoxFuture, Rt, mark};
+use quorate_types::MemberId;
 
 use super::{Fault, Stage, draw_mean_secs, interval};
+use crate::actions::Action;
+use crate::scenario::{Call, Deed, Wanted, Who};
 use crate::world::clock;
 use crate::world::cluster::{MemberMachine, client_runtime};
 use crate::world::dice::Dice;
@@ -33,6 +36,9 @@ const OPERATOR: u64 = 50;
 
 /// How long the operator waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(8);
+
+/// A member that was added in peace has its snapshot after this, if it needs one.
+const JOINS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Pause before asking again.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -104,11 +110,10 @@ impl Operator {
         Self { stage: Arc::clone(stage), dice, rt: client_runtime(&stage.world, machine), last_refusal: String::new() }
     }
 
-    /// After the chaos: brings machines and membership together, promotes who is still a learner; for ever if need be.
-    pub async fn settle(&mut self) {
-        if !self.stage.has_struck("member_added") {
-            self.add_in_peace().await;
-        }
+    /// After the chaos: brings machines and membership together, promotes who is still a learner; for ever if need be. If the run
+    /// `wants_snapshot`, some new member gets one, now if it was not before.
+    pub async fn settle(&mut self, wants_snapshot: bool) {
+        self.change_in_peace(wants_snapshot).await;
         loop {
             self.reconcile();
             let Some(list) = self.list().await else { continue };
@@ -128,15 +133,26 @@ impl Operator {
         }
     }
 
-    /// Some chaos never lets a cluster be whole for the five seconds that a change takes; then it is made afterwards.
-    async fn add_in_peace(&mut self) {
-        if !self.stage.has_struck("member_added") {
-            self.stage.strike("change_made_in_peace");
+    /// Some chaos never lets a cluster be whole for the five seconds that a change takes, or until its log is long enough for a
+    /// snapshot; then members are added afterwards.
+    async fn change_in_peace(&mut self, wants_snapshot: bool) {
+        let stage = Arc::clone(&self.stage);
+        let is_missing =
+            || !stage.has_struck("member_added") || (wants_snapshot && mark::count("snapshot_installed") == 0);
+        if is_missing() {
+            stage.strike("change_made_in_peace");
         }
-        while !self.stage.has_struck("member_added") {
-            if self.look().await {
+        while is_missing() {
+            if !self.look().await {
+                continue;
+            }
+            if stage.cluster.machines.iter().any(|machine| machine.is_spare()) {
                 let machine = self.pick(true);
                 self.add(&machine, 50).await;
+                clock::sleep(JOINS_WITHIN).await;
+            } else {
+                let machine = self.pick(false);
+                self.remove(&machine, Duration::ZERO).await;
             }
         }
     }
@@ -176,12 +192,9 @@ impl Operator {
 
     /// A member that was added although its operator never heard of it waits for its machine, and may cost the quorum until then.
     fn reconcile(&self) {
-        let Some(members) = self.stage.cluster.newest_membership() else { return };
-        for machine in self.stage.cluster.machines.iter().filter(|machine| machine.is_spare()) {
-            if machine.is_among(&members) {
-                self.stage.strike("member_added");
-                self.stage.cluster.enlist(machine, members.clone());
-            }
+        for (machine, members) in self.stage.cluster.awaited() {
+            self.stage.strike("member_added");
+            self.stage.cluster.enlist(&machine, members);
         }
     }
 
@@ -193,6 +206,7 @@ impl Operator {
 
     async fn add(&mut self, machine: &Arc<MemberMachine>, learners: u64) {
         let is_learner = self.dice.percent(learners);
+        self.note(Call::Add(Who::Machine(machine.machine), is_learner));
         let request = pb::MemberAddRequest { peer_ur_ls: vec![machine.peer_url.clone()], is_learner };
         let answered = self.call(|connection| async move { cluster(connection).member_add(request).await }).await;
         // Without an answer, whoever looks next finds out.
@@ -200,6 +214,7 @@ impl Operator {
         let members: Vec<_> = answer.members.into_iter().map(|member| member.peer_ur_ls).collect();
         if machine.is_among(&members) {
             self.stage.strike("member_added");
+            self.stage.note(Deed::Act(Action::Start(Who::Machine(machine.machine))));
             self.stage.cluster.enlist(machine, members);
         }
     }
@@ -210,6 +225,7 @@ impl Operator {
             members.iter().find(|member| member.peer_ur_ls.contains(&machine.peer_url)).map(|member| member.id)
         };
         let Some(id) = self.list().await.as_deref().and_then(find) else { return false };
+        self.note(Call::Remove(Who::Machine(machine.machine)));
         let request = pb::MemberRemoveRequest { id };
         self.call(|connection| async move { cluster(connection).member_remove(request).await }).await;
         let is_gone = self.list().await.is_some_and(|members| find(&members).is_none());
@@ -217,18 +233,27 @@ impl Operator {
             self.stage.strike("member_removed");
             self.stage.cluster.retire(machine);
             self.stage.pause(lingers).await;
-            self.stage.cluster.kill(machine, Death::Kill);
+            self.stage.act(&Action::Kill(machine.machine));
             if self.dice.percent(30) {
                 // By mistake, with all that it knew. It must not get anywhere.
-                self.stage.cluster.start_removed(machine);
+                self.stage.note(Deed::Act(Action::Start(Who::Machine(machine.machine))));
+                self.stage.cluster.start_with(machine, Vec::new(), false);
                 self.stage.pause(lingers).await;
-                self.stage.cluster.kill(machine, Death::Kill);
+                self.stage.act(&Action::Kill(machine.machine));
             }
         }
         is_gone
     }
 
+    fn note(&self, call: Call) {
+        self.stage.note(Deed::Call { call, at: None, wanted: Wanted::Anything });
+    }
+
     async fn promote(&mut self, id: u64) -> bool {
+        let learner = self.stage.cluster.machines.iter().find(|machine| machine.last_member() == Some(MemberId(id)));
+        if let Some(machine) = learner {
+            self.note(Call::Promote(Who::Machine(machine.machine)));
+        }
         let request = pb::MemberPromoteRequest { id };
         let promoted =
             self.call(|connection| async move { cluster(connection).member_promote(request).await }).await.is_some();

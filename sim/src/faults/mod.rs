@@ -5,7 +5,7 @@
 //! what must hold all the same.
 
 mod clocks;
-mod crash_in_call;
+pub mod crash_in_call;
 mod disk_errors;
 mod full_disk;
 mod kill;
@@ -22,6 +22,7 @@ use std::time::Duration;
 use quorate_runtime::BoxFuture;
 
 use crate::actions::Action;
+use crate::scenario::{Deed, Who};
 use crate::world::clock::{self, SimTime};
 use crate::world::cluster::Cluster;
 use crate::world::dice::Dice;
@@ -39,12 +40,20 @@ pub struct Stage {
     pub client_machines: Vec<MachineId>,
     ends: Mutex<SimTime>,
     strikes: Mutex<Vec<(SimTime, &'static str)>>,
+    deeds: Mutex<Vec<(SimTime, Deed)>>,
 }
 
 impl Stage {
     /// A stage that does not end yet.
     pub fn new(world: Arc<World>, cluster: Arc<Cluster>, client_machines: Vec<MachineId>) -> Arc<Self> {
-        Arc::new(Self { world, cluster, client_machines, ends: Mutex::new(SimTime::NEVER), strikes: Mutex::default() })
+        Arc::new(Self {
+            world,
+            cluster,
+            client_machines,
+            ends: Mutex::new(SimTime::NEVER),
+            strikes: Mutex::default(),
+            deeds: Mutex::default(),
+        })
     }
 
     /// Ends it now. Pauses under way end within `PAUSE_SLICE`.
@@ -69,7 +78,21 @@ impl Stage {
 
     /// Does it now: see [`Action::perform`].
     pub fn act(&self, action: &Action) -> bool {
-        action.perform(&self.world, &self.cluster)
+        let done = action.perform(&self.world, &self.cluster);
+        if done {
+            self.note(Deed::Act(action.aimed(|&machine| Who::Machine(machine))));
+        }
+        done
+    }
+
+    /// Notes what somebody does, so that a scenario can do it again.
+    pub fn note(&self, deed: Deed) {
+        lock(&self.deeds).push((clock::now(), deed));
+    }
+
+    /// What was done, in order.
+    pub fn deeds(&self) -> Vec<(SimTime, Deed)> {
+        lock(&self.deeds).clone()
     }
 
     /// Counts a strike of `fault`, for the report.

@@ -11,8 +11,12 @@ use crate::world::clock::SimTime;
 /// A strike and a workload, by name.
 pub type Pair = (&'static str, &'static str);
 
-/// The pairs of a run. `workloads` has the name of each client's.
-pub fn of(strikes: &[(SimTime, &'static str)], operations: &[Operation], workloads: &[&'static str]) -> BTreeSet<Pair> {
+/// The pairs of a run. `workloads` has the name of each client's, by number.
+pub fn of(
+    strikes: &[(SimTime, &'static str)],
+    operations: &[Operation],
+    workloads: &[Option<&'static str>],
+) -> BTreeSet<Pair> {
     // One client makes one call after the other, and operations are in order of their begin: so are these, for each client.
     let mut by_client: BTreeMap<u64, Vec<&Operation>> = BTreeMap::new();
     for operation in operations {
@@ -20,7 +24,8 @@ pub fn of(strikes: &[(SimTime, &'static str)], operations: &[Operation], workloa
     }
     let known: BTreeSet<_> = faults::strikes().collect();
     let mut pairs = BTreeSet::new();
-    for (client, workload) in workloads.iter().enumerate() {
+    let clients = workloads.iter().enumerate().filter_map(|(client, workload)| Some((client, (*workload)?)));
+    for (client, workload) in clients {
         let Some(operations) = by_client.get(&(client as u64)) else { continue };
         let last_answered = operations.iter().rposition(|operation| matches!(operation.outcome, Outcome::Answered(_)));
         for &(at, fault) in strikes.iter().filter(|(_, fault)| known.contains(fault)) {
@@ -28,7 +33,7 @@ pub fn of(strikes: &[(SimTime, &'static str)], operations: &[Operation], workloa
                 continue;
             };
             if operations[newest].end > at && last_answered.is_some_and(|last| last > newest) {
-                pairs.insert((fault, *workload));
+                pairs.insert((fault, workload));
             }
         }
     }
@@ -61,7 +66,7 @@ mod tests {
             operation(0, 40, 50, true),
         ];
         let strike = |ms: u64| [(SimTime::from_nanos(ms * 1_000_000), "kill")];
-        let found = |ms| of(&strike(ms), &operations, &["txns", "ranges"]).into_iter().collect::<Vec<_>>();
+        let found = |ms| of(&strike(ms), &operations, &[Some("txns"), Some("ranges")]).into_iter().collect::<Vec<_>>();
         assert_eq!(found(7), [("kill", "txns")], "the other client has nothing answered after it");
         assert_eq!(found(15), [], "nothing was in flight");
         assert_eq!(found(25), [("kill", "txns")], "what was in flight need not have been answered");

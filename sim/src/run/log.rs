@@ -9,7 +9,9 @@ use tracing::span;
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use crate::world::{clock, lock};
+use crate::world::cluster::machine_name;
+use crate::world::net::MachineId;
+use crate::world::{clock, lock, whose};
 
 /// Lines kept for a report.
 const KEPT_LINES: usize = 5000;
@@ -22,14 +24,20 @@ pub struct LogCollector {
 
 #[derive(Default)]
 struct Collected {
-    lines: VecDeque<String>,
+    lines: VecDeque<(Option<MachineId>, String)>,
     counts: BTreeMap<String, u64>,
 }
 
 impl LogCollector {
     /// The last lines, oldest first.
     pub fn lines(&self) -> Vec<String> {
-        lock(&self.state).lines.iter().cloned().collect()
+        let name = |machine: Option<MachineId>| machine.map_or_else(String::new, machine_name);
+        lock(&self.state).lines.iter().map(|(machine, line)| format!("{} {line}", name(*machine))).collect()
+    }
+
+    /// True if a line of `machine` has `words`.
+    pub fn has(&self, machine: MachineId, words: &str) -> bool {
+        lock(&self.state).lines.iter().any(|(whose, line)| *whose == Some(machine) && line.contains(words))
     }
 
     /// How often each message came, by level and text.
@@ -74,7 +82,8 @@ impl Subscriber for LogCollector {
         if state.lines.len() == KEPT_LINES {
             state.lines.pop_front();
         }
-        state.lines.push_back(format!("{} {level} {}{}", clock::now(), line.message, line.fields));
+        let line = format!("{} {level} {}{}", clock::now(), line.message, line.fields);
+        state.lines.push_back((whose::machine(), line));
     }
 
     fn enter(&self, _span: &span::Id) {}

@@ -9,6 +9,7 @@ mod log;
 mod panics;
 mod plan;
 mod report;
+pub mod shrink;
 pub mod soak;
 
 use std::sync::{Arc, Mutex};
@@ -19,7 +20,9 @@ use quorate_runtime::{bug, mark, witness};
 use crate::checkers::{self, Evidence, MemberHash, Violation};
 use crate::faults::membership::Operator;
 use crate::faults::{Stage, membership};
-use crate::history::{Answer, Outcome, Recorder};
+use crate::history::{Answer, Operation, Outcome, Recorder};
+use crate::scenario::play::{DeclaredLoss, Player};
+use crate::scenario::{self, Caller};
 use crate::workloads::{Client, Knowledge, tap};
 use crate::world::clock::{self, SimTime};
 use crate::world::cluster::{Cluster, client_machine, client_runtime};
@@ -55,8 +58,8 @@ const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 /// The machine of the operator who looks after the members when all is over.
 const AUDITING_OPERATOR: u64 = 51;
 
-/// Machines beside those of the founders, on which members may be added.
-const SPARE_MACHINES: u64 = 2;
+/// The machine of the operator of a scenario.
+const SCENARIO_OPERATOR: u64 = 52;
 
 /// A run that has not got its operations after so many times its planned length is not live.
 const OVERTIME: u64 = 5;
@@ -68,6 +71,7 @@ pub fn run(options: &Options) -> Report {
     let (thread_options, thread_log, thread_slot) = (options.clone(), log.clone(), Arc::clone(&world_slot));
     #[expect(clippy::disallowed_methods, reason = "outside the simulated world")]
     let thread = std::thread::spawn(move || {
+        let log = thread_log.clone();
         let _logging = tracing::subscriber::set_default(thread_log);
         panics::collect_here();
         let seed = thread_options.seed;
@@ -79,7 +83,7 @@ pub fn run(options: &Options) -> Report {
             if thread_options.keep_trace {
                 world.trace.keep_lines();
             }
-            let report = play(&thread_options, Arc::clone(&world)).await;
+            let report = play(&thread_options, Arc::clone(&world), &log).await;
             Report { panics: panics::collected(), trace_lines: world.trace.lines(), ..report }
         })
     });
@@ -100,12 +104,12 @@ pub fn run(options: &Options) -> Report {
     report
 }
 
-async fn play(options: &Options, world: Arc<World>) -> Report {
+async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Report {
     let plan = Plan::draw(options);
     bug::switch_to(options.bug);
 
-    let cluster = Cluster::new(&world, plan.members, SPARE_MACHINES, &plan.limits);
-    for machine in &cluster.machines {
+    let cluster = Cluster::new(&world, plan.members, plan.spares, &plan.limits);
+    for machine in cluster.machines.iter().filter(|_| plan.starts) {
         cluster.start(machine);
     }
     let client_count = plan.clients.len() as u64;
@@ -115,15 +119,17 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
     let stage = Stage::new(Arc::clone(&world), Arc::clone(&cluster), machines);
     let recorder = Recorder::new(world.trace.clone());
     let knowledge = Arc::new(Mutex::new(Knowledge::new(options.flip_value)));
-    let new_client = |number| {
+    let client_of = |number, recorder: &Recorder| {
         let rt = client_runtime(&world, number);
         let (stage, recorder, knowledge) = (Arc::clone(&stage), recorder.clone(), Arc::clone(&knowledge));
         Client::new(number, rt, stage, recorder, knowledge, plan.client_options.clone())
     };
+    let new_client = |number| client_of(number, &recorder);
 
-    let workloads: Vec<_> = plan.clients.iter().map(|workload| workload.name()).collect();
+    let workloads: Vec<_> = plan.clients.iter().map(|client| client.as_ref().map(|workload| workload.name())).collect();
     let mut playing = Vec::new();
-    for (number, workload) in plan.clients.into_iter().enumerate() {
+    let there = |(number, client): (usize, Option<_>)| Some((number, client?));
+    for (number, workload) in plan.clients.into_iter().enumerate().filter_map(there) {
         let mut client = new_client(number as u64);
         let node = world.new_node(&format!("workload {number}"));
         playing.push(node.spawn(async move {
@@ -139,15 +145,21 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
         striking.push(node.spawn(async move { fault.run(&stage, dice).await }));
     }
 
-    let wanted = Duration::from_secs(options.seconds);
-    loop {
-        clock::sleep(Duration::from_secs(1)).await;
-        let played = clock::now().since(SimTime::default());
-        let eventful = is_eventful(options, &stage) || played >= 2 * wanted;
-        let enough = played >= wanted && recorder.answered() >= options.operations && eventful;
-        if enough || played >= wanted * OVERTIME as u32 || !cluster.complaints().is_empty() {
-            break;
+    let mut scenario_outcome = scenario::play::Outcome::default();
+    match &options.scenario {
+        Some(scenario) => {
+            let unrecorded = Recorder::new(world.trace.clone());
+            let (client, outsider) = (new_client(client_count + 1), client_of(client_count + 2, &unrecorded));
+            let caller = Caller::new(&stage, client_runtime(&world, SCENARIO_OPERATOR), client, outsider);
+            let player = Player::new(&stage, log.clone(), world.dice("scenario"), caller);
+            quorate_runtime::select! {
+                biased;
+                outcome = player.play(&scenario.lines) => scenario_outcome = outcome,
+                // A member that did what it must not ends the run; what the scenario waits for may never come then.
+                () = complained(&cluster) => {}
+            }
         }
+        None => play_long_enough(options, &stage, &recorder).await,
     }
     let acked = recorder.answered();
     stage.end();
@@ -162,7 +174,7 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
     // A member that is known to be broken need not be waited for.
     let patience = if cluster.complaints().is_empty() { RECOVERY_LIMIT } else { Duration::from_secs(1) };
     let deadline = healed_at.plus_nanos(patience.as_nanos() as u64);
-    let unsettled = changes_members && by(deadline, operator.settle()).await.is_none();
+    let unsettled = changes_members && by(deadline, operator.settle(options.membership)).await.is_none();
     let mut clients = Vec::new();
     for client in playing {
         // A client that waits for a connection notices the end only when it gets one.
@@ -174,13 +186,14 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
     let mut auditor = new_client(auditor_number);
     by(deadline, audit(&mut auditor)).await;
     let hashes = by(deadline, hashes(&cluster)).await;
-    let client_numbers = (0..client_count).chain([auditor_number]).collect();
+    let numbered = workloads.iter().zip(0..).filter(|(workload, _)| workload.is_some());
+    let client_numbers = numbered.map(|(_, number)| number).chain([auditor_number]).collect();
 
     for machine in &cluster.machines {
         cluster.stop(machine).await;
     }
     let evidence = Evidence {
-        operations: recorder.operations(),
+        operations: without_declared_losses(recorder.operations(), &scenario_outcome.losses),
         taps: recorder.taps(),
         crashes: cluster.crashes(),
         healed_at,
@@ -194,6 +207,10 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
         unsettled,
     };
     let mut violations = checkers::judge(&evidence);
+    if let Some(what) = scenario_outcome.failure {
+        // What the scenario demands comes first: the rest may be what follows from it.
+        violations.insert(0, Violation { checker: EXPECT, what });
+    }
     // A run that a broken member cut short has more to say than that.
     if acked < options.operations && evidence.complaints.is_empty() {
         let what = format!("only {acked} operations were answered in {healed_at}");
@@ -221,6 +238,7 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
         disk,
         net: world.net.counters(),
         strikes: stage.strike_counts(),
+        deeds: stage.deeds(),
         pairs: coverage::of(&stage.strikes(), &evidence.operations, &workloads),
         hash: world.trace.hash(),
         events: world.trace.events(),
@@ -230,6 +248,38 @@ async fn play(options: &Options, world: Arc<World>) -> Report {
         story: world.story(),
         ..Report::default()
     }
+}
+
+async fn complained(cluster: &Cluster) {
+    while cluster.complaints().is_empty() {
+        clock::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Until time, operations and events are there that this run wants, or cannot be had.
+async fn play_long_enough(options: &Options, stage: &Stage, recorder: &Recorder) {
+    let wanted = Duration::from_secs(options.seconds);
+    loop {
+        clock::sleep(Duration::from_secs(1)).await;
+        let played = clock::now().since(SimTime::default());
+        let eventful = is_eventful(options, stage) || played >= 2 * wanted;
+        let enough = played >= wanted && recorder.answered() >= options.operations && eventful;
+        if enough || played >= wanted * OVERTIME as u32 || !stage.cluster.complaints().is_empty() {
+            return;
+        }
+    }
+}
+
+/// Who speaks when a line of a scenario is not as it has to be.
+pub const EXPECT: &str = "expect";
+
+/// Without what was answered before an operator declared it as lost, and is not held by the survivor.
+fn without_declared_losses(operations: Vec<Operation>, losses: &[DeclaredLoss]) -> Vec<Operation> {
+    let is_lost = |operation: &Operation| {
+        let revision = operation.answer().map_or(0, Answer::revision);
+        losses.iter().any(|loss| operation.end < loss.at && revision > loss.revision)
+    };
+    operations.into_iter().filter(|operation| !is_lost(operation)).collect()
 }
 
 /// True if there happened what this run was for.

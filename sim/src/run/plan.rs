@@ -1,11 +1,13 @@
 //! What a seed decides before the run begins (swarm): which faults and workloads there are, how strong, and how small the
 //! member's limits.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_member::MemberConfig;
 
 use crate::faults::{self, Fault, membership};
+use crate::scenario::{self, Scenario};
 use crate::workloads::{self, ClientOptions, Workload};
 use crate::world::cluster::Limits;
 use crate::world::dice::Dice;
@@ -31,6 +33,8 @@ pub struct Options {
     pub keep_trace: bool,
     /// The seeded bug that is switched on: see [`crate::bugs`].
     pub bug: Option<&'static str>,
+    /// What is played instead of what the seed draws.
+    pub scenario: Option<Arc<Scenario>>,
 }
 
 impl Options {
@@ -46,13 +50,24 @@ impl Options {
             flip_value: None,
             keep_trace: false,
             bug: None,
+            scenario: None,
         }
+    }
+
+    /// The run of a scenario.
+    pub fn of_scenario(scenario: Arc<Scenario>, seed: u64) -> Self {
+        Self { seconds: 0, operations: 0, scenario: Some(scenario), ..Self::new(seed) }
     }
 
     /// The command line that replays it.
     pub fn replay_command(&self) -> String {
+        let program = "cargo run --release -p quorate-sim --features sim --";
+        if let Some(scenario) = &self.scenario {
+            let bug = self.bug.map_or_else(String::new, |bug| format!(" --bug {bug}"));
+            return format!("{program} scenario {} --seed {}{bug}", scenario.path, self.seed);
+        }
         let defaults = Self::new(self.seed);
-        let mut command = format!("cargo run --release -p quorate-sim --features sim -- run --seed {}", self.seed);
+        let mut command = format!("{program} run --seed {}", self.seed);
         if self.seconds != defaults.seconds {
             command += &format!(" --seconds {}", self.seconds);
         }
@@ -82,26 +97,36 @@ impl Options {
 pub struct Plan {
     /// How many members found the cluster.
     pub members: u64,
-    /// Workload of each client, in order.
-    pub clients: Vec<Box<dyn Workload>>,
+    /// Workload of each client by number; `None` if there is no such client.
+    pub clients: Vec<Option<Box<dyn Workload>>>,
     /// How clients behave.
     pub client_options: ClientOptions,
     /// Faults that happen.
     pub faults: Vec<Box<dyn Fault>>,
     /// The members' settings.
     pub limits: Limits,
+    /// Machines beside the founders', on which members may be added.
+    pub spares: u64,
+    /// The founders are started at the beginning.
+    pub starts: bool,
 }
+
+/// Machines beside the founders' where no scenario says how many.
+const SPARE_MACHINES: u64 = 2;
 
 impl Plan {
     /// Draws the plan of a run.
     pub fn draw(options: &Options) -> Self {
         let mut dice = Dice::new(options.seed, "plan");
-        // There are always writers: the first client plays registers.
-        let mut clients = vec![workloads::ALL[0].1(&mut dice)];
-        for _ in 0..dice.between(2, 6) {
-            let make = dice.pick(workloads::ALL).1;
-            clients.push(make(&mut dice));
+        if let Some(scenario) = &options.scenario {
+            return Self::of_scenario(scenario, options.seed);
         }
+        // There are always writers: the first client plays registers.
+        let mut names = vec![workloads::ALL[0].0];
+        for _ in 0..dice.between(2, 6) {
+            names.push(dice.pick(workloads::ALL).0);
+        }
+        let clients = named_clients(options.seed, names.into_iter().map(Some));
         let calls_per_second = dice.between(25, 60);
         let client_options = ClientOptions {
             think: Duration::from_micros(clients.len() as u64 * 1_000_000 / calls_per_second),
@@ -124,13 +149,44 @@ impl Plan {
         }
         let limits = Limits { reactors: dice.between(1, 3) as usize, settings: draw_settings(options, &mut dice) };
         let members = options.members.unwrap_or(*dice.pick(&[1, 1, 3, 3, 3, 5]));
-        Self { members, clients, client_options, faults, limits }
+        Self { members, clients, client_options, faults, limits, spares: SPARE_MACHINES, starts: true }
     }
+
+    /// A scenario leaves the odds of its workloads to the seed.
+    fn of_scenario(scenario: &Scenario, seed: u64) -> Self {
+        let load = &scenario.load;
+        let mut settings = scenario::options::defaults();
+        scenario.settings.iter().for_each(|setting| setting.apply(&mut settings));
+        let client_options = ClientOptions {
+            think: load.think,
+            timeout: load.timeout.unwrap_or(settings.request_timeout() + Duration::from_secs(1)),
+            keys: load.keys,
+            padding_bytes_max: load.padding_bytes_max,
+        };
+        Self {
+            members: scenario.founders,
+            clients: named_clients(seed, load.clients.iter().copied()),
+            client_options,
+            faults: Vec::new(),
+            limits: Limits { reactors: scenario.reactors, settings },
+            spares: scenario.spares,
+            starts: scenario.starts,
+        }
+    }
+}
+
+/// Workloads of these names. The odds of each are its own, whatever others there are.
+fn named_clients(seed: u64, names: impl Iterator<Item = Option<&'static str>>) -> Vec<Option<Box<dyn Workload>>> {
+    let make = |(number, name): (usize, Option<&str>)| {
+        let (_, make) = workloads::ALL.iter().find(|(known, _)| Some(*known) == name)?;
+        Some(make(&mut Dice::new(seed, &format!("workload {number}"))))
+    };
+    names.enumerate().map(make).collect()
 }
 
 /// Small limits, so that what is rare in production happens all the time. Each is drawn on its own.
 fn draw_settings(options: &Options, dice: &mut Dice) -> MemberConfig {
-    let defaults = MemberConfig::single("drawn later", std::path::Path::new("/"), "http://0:1", "http://0:2");
+    let defaults = scenario::options::defaults();
     let heartbeat_ms = *dice.pick(&[10, 50, 100]);
     MemberConfig {
         heartbeat_ms,
@@ -158,7 +214,7 @@ mod tests {
     fn a_plan_is_a_function_of_the_seed_and_seeds_differ() {
         let shape = |seed| {
             let plan = Plan::draw(&Options::new(seed));
-            let clients: Vec<_> = plan.clients.iter().map(|workload| workload.name()).collect();
+            let clients: Vec<_> = plan.clients.iter().flatten().map(|workload| workload.name()).collect();
             let faults: Vec<_> = plan.faults.iter().map(|fault| fault.name()).collect();
             (clients, faults, format!("{:?} {:?}", plan.limits, plan.client_options))
         };
@@ -174,7 +230,7 @@ mod tests {
             let plan = Plan::draw(&Options::new(seed));
             assert!(plan.faults.iter().any(|fault| ["kill", "crash_in_call"].contains(&fault.name())));
             faults.extend(plan.faults.iter().map(|fault| fault.name()));
-            clients.extend(plan.clients.iter().map(|workload| workload.name()));
+            clients.extend(plan.clients.iter().flatten().map(|workload| workload.name()));
         }
         assert_eq!(faults.len(), crate::faults::ALL.len());
         assert_eq!(clients.len(), crate::workloads::ALL.len());

@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::coverage::Pair;
 use crate::checkers::Violation;
+use crate::scenario::Deed;
 use crate::world::clock::SimTime;
 use crate::world::disk::DiskCounters;
 use crate::world::net::NetCounters;
@@ -28,6 +29,8 @@ pub struct Report {
     pub net: NetCounters,
     /// How often each fault struck.
     pub strikes: BTreeMap<&'static str, u64>,
+    /// What was done to the world and its members, and when.
+    pub deeds: Vec<(SimTime, Deed)>,
     /// Which faults met which workloads: see [`coverage`](super::coverage).
     pub pairs: BTreeSet<Pair>,
     /// The trace hash.

@@ -8,6 +8,7 @@ use quorate_client::Connection;
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_runtime::Rt;
+use quorate_runtime::net::Address;
 use quorate_types::Error;
 
 use crate::faults::Stage;
@@ -64,7 +65,10 @@ pub struct Client {
     stage: Arc<Stage>,
     rt: Rt,
     kv: Option<(Connection, KvClient<Connection>)>,
+    pinned: Option<Address>,
     marks: u64,
+    /// Why the last call was not answered.
+    pub last_error: String,
 }
 
 impl Client {
@@ -78,7 +82,25 @@ impl Client {
         options: ClientOptions,
     ) -> Self {
         let dice = stage.world.dice(&format!("client {number}"));
-        Self { number, dice, recorder, options, knowledge, stage, rt, kv: None, marks: 0 }
+        Self {
+            number,
+            dice,
+            recorder,
+            options,
+            knowledge,
+            stage,
+            rt,
+            kv: None,
+            pinned: None,
+            marks: 0,
+            last_error: String::new(),
+        }
+    }
+
+    /// From now on it calls only the member there; any member, if `None`.
+    pub fn pin(&mut self, address: Option<Address>) {
+        self.kv = None;
+        self.pinned = address;
     }
 
     /// False once the stage is over.
@@ -183,8 +205,14 @@ impl Client {
                 knowledge.revision = knowledge.revision.max(answer.revision());
                 Outcome::Answered(answer)
             }
-            Some(Err(status)) => self.classify(&status),
-            None => Outcome::Unknown,
+            Some(Err(status)) => {
+                self.last_error = status.message().to_owned();
+                self.classify(&status)
+            }
+            None => {
+                self.last_error = "no answer in time".to_owned();
+                Outcome::Unknown
+            }
         };
         if outcome == Outcome::Unknown {
             // The connection may be half-open: a new one tells.
@@ -218,7 +246,8 @@ impl Client {
                 return kv.clone();
             }
             let members = self.stage.cluster.members();
-            let address = self.dice.pick(&members).client_address();
+            let drawn = self.dice.pick(&members).client_address();
+            let address = self.pinned.clone().unwrap_or(drawn);
             let connecting = Connection::connect(&self.rt, address);
             if let Some(Ok(connection)) = within(self.options.timeout, connecting).await {
                 let kv = KvClient::with_origin(connection.clone(), connection.origin());

@@ -19,7 +19,10 @@ use quorate_member::{ClusterState, Member, MemberConfig, StartError, StopReason}
 use quorate_runtime::Rt;
 use quorate_runtime::net::{Address, ListenOptions};
 use quorate_runtime::sync::watch;
+use quorate_store::View;
+use quorate_types::MemberId;
 
+use crate::scenario::Setting;
 use crate::world::clock::{self, MachineClock, SimTime};
 use crate::world::disk::{Death, SimDisk};
 use crate::world::net::MachineId;
@@ -78,6 +81,10 @@ struct MachineState {
     role: Role,
     process: Option<Process>,
     starts: u64,
+    /// The last member that was started here.
+    last_member: Option<MemberId>,
+    /// What its last process said when it ended by itself.
+    last_words: Option<String>,
 }
 
 struct Process {
@@ -88,6 +95,8 @@ struct Process {
     paused_since: Option<SimTime>,
     /// How many errors had been injected into the disk when it started.
     errors_before: u64,
+    /// Whoever started it wants to know whether it starts at all.
+    may_refuse: bool,
     exited: bool,
 }
 
@@ -138,6 +147,8 @@ impl Cluster {
                     role: if number <= count { Role::Founder } else { Role::Spare },
                     process: None,
                     starts: 0,
+                    last_member: None,
+                    last_words: None,
                 }),
             })
         });
@@ -161,20 +172,46 @@ impl Cluster {
 
     /// The peer URLs of each member, as the running member knows them that has applied most; none if nothing runs.
     pub fn newest_membership(&self) -> Option<Vec<Vec<String>>> {
+        Some(self.newest_view()?.members().iter().map(|member| member.peer_urls.clone()).collect())
+    }
+
+    fn newest_view(&self) -> Option<Arc<View>> {
         let views = self.machines.iter().filter_map(|machine| Some(machine.member()?.view()));
-        let newest = views.max_by_key(|view| view.applied())?;
-        Some(newest.members().iter().map(|member| member.peer_urls.clone()).collect())
+        views.max_by_key(|view| view.applied())
+    }
+
+    /// The spare machines that a member was added for, and nobody knows, and the membership with them. Whoever tells of it may lag
+    /// behind, and name the member that a machine had before: that one is not meant.
+    pub fn awaited(&self) -> Vec<(Arc<MemberMachine>, Vec<Vec<String>>)> {
+        let Some(view) = self.newest_view() else { return Vec::new() };
+        let members: Vec<_> = view.members().iter().map(|member| member.peer_urls.clone()).collect();
+        let is_awaited = |machine: &&Arc<MemberMachine>| {
+            let last = machine.last_member();
+            let added = view.members().iter().find(|member| member.peer_urls.contains(&machine.peer_url));
+            machine.is_spare() && added.is_some_and(|added| Some(added.id) != last)
+        };
+        self.machines.iter().filter(is_awaited).map(|machine| (Arc::clone(machine), members.clone())).collect()
     }
 
     /// Takes a spare machine into use for a member that was added: with an empty disk, and started. `members` is the membership
     /// with it: the peer URLs of each.
     pub fn enlist(self: &Arc<Self>, machine: &Arc<MemberMachine>, members: Vec<Vec<String>>) {
+        self.assign(machine, members);
+        self.start(machine);
+    }
+
+    /// The same, not started.
+    pub fn assign(&self, machine: &MemberMachine, members: Vec<Vec<String>>) {
         assert!(machine.is_among(&members), "{} joins a cluster that it was added to", machine.name);
-        self.kill(machine, Death::Kill);
-        machine.disk.replace();
+        self.wipe(machine, Death::Kill);
         lock(&machine.state).role = Role::Joiner(members);
         self.world.tell(format!("{} is to join", machine.name));
-        self.start(machine);
+    }
+
+    /// Ends `machine`'s process and gives it an empty disk.
+    pub fn wipe(&self, machine: &MemberMachine, death: Death) {
+        self.kill(machine, death);
+        machine.disk.replace();
     }
 
     /// The member of `machine` was removed. Its process, if there is one, finds out by itself.
@@ -185,7 +222,7 @@ impl Cluster {
 
     /// With what `machine`'s member is started now. Who joins is told the membership of the moment, as an operator would; while
     /// nobody runs who knows it, what its addition was answered with.
-    fn settings(&self, machine: &MemberMachine) -> MemberConfig {
+    fn settings(&self, machine: &MemberMachine, flags: &[Setting]) -> MemberConfig {
         let mut settings = machine.limits.settings.clone();
         let role = lock(&machine.state).role.clone();
         if let Role::Joiner(told) = role {
@@ -197,27 +234,27 @@ impl Cluster {
             };
             settings.initial_cluster = members.into_iter().map(|urls| (name(&urls), urls)).collect();
         }
+        flags.iter().for_each(|flag| flag.apply(&mut settings));
         settings
     }
 
     /// Starts `machine`'s member unless it runs, or is spare. False if it does not have to.
     pub fn start(self: &Arc<Self>, machine: &Arc<MemberMachine>) -> bool {
-        !machine.is_spare() && self.launch(machine)
+        !machine.is_spare() && self.start_with(machine, Vec::new(), false)
     }
 
-    /// Starts the member that `machine` had before it was removed, unless it runs.
-    pub fn start_removed(self: &Arc<Self>, machine: &Arc<MemberMachine>) {
-        self.launch(machine);
-    }
-
-    fn launch(self: &Arc<Self>, machine: &Arc<MemberMachine>) -> bool {
+    /// Starts `machine`'s member unless it runs, also one that was removed, with these settings beside its own. If it `may_refuse`,
+    /// it is no complaint when it does: see [`MemberMachine::last_words`].
+    pub fn start_with(self: &Arc<Self>, machine: &Arc<MemberMachine>, flags: Vec<Setting>, may_refuse: bool) -> bool {
         let mut state = lock(&machine.state);
         if state.process.is_some() {
             return false;
         }
         state.starts += 1;
+        state.last_words = None;
         let number = state.starts;
-        self.world.tell(format!("{} starts (process {number})", machine.name));
+        let with: String = flags.iter().map(|flag| format!(" --{}={}", flag.name, flag.value)).collect();
+        self.world.tell(format!("{} starts{with} (process {number})", machine.name));
         self.world.trace.note(Event::Fault, &[machine.machine, number], b"start");
         self.world.net.power_returned(machine.machine);
         let node = self.world.new_node(&format!("{}.{number}", machine.name));
@@ -233,7 +270,7 @@ impl Cluster {
             trace: self.world.trace.clone(),
             reactors: machine.limits.reactors,
         });
-        runtime.spawn(Box::pin(live(Arc::clone(self), Arc::clone(machine), Rt::clone(&runtime), number)));
+        runtime.spawn(Box::pin(live(Arc::clone(self), Arc::clone(machine), Rt::clone(&runtime), number, flags)));
         state.process = Some(Process {
             number,
             node,
@@ -241,6 +278,7 @@ impl Cluster {
             shutdown: None,
             paused_since: None,
             errors_before,
+            may_refuse,
             exited: false,
         });
         true
@@ -346,7 +384,7 @@ impl Cluster {
     /// complaint, and the member stays down: the run has found what it was for.
     async fn exited(self: &Arc<Self>, machine: &Arc<MemberMachine>, number: u64, how: String) {
         let excused = machine.is_excused() || machine.is_spare();
-        if !excused {
+        if !excused && !machine.may_refuse() {
             self.complain(format!("{} {how}", machine.name));
         }
         self.ended(machine, number, &how, excused).await;
@@ -355,8 +393,12 @@ impl Cluster {
     /// A process ended by itself; if that is `excused` it is started again after a pause.
     async fn ended(self: &Arc<Self>, machine: &Arc<MemberMachine>, number: u64, how: &str, excused: bool) {
         self.world.tell(format!("{} {how}", machine.name));
-        if let Some(process) = &mut lock(&machine.state).process {
-            process.exited |= process.number == number;
+        {
+            let mut state = lock(&machine.state);
+            if let Some(process) = state.process.as_mut().filter(|process| process.number == number) {
+                process.exited = true;
+                state.last_words = Some(how.to_owned());
+            }
         }
         // Whoever lit the fuse kills and starts.
         if !excused || machine.disk.is_fuse_blown() {
@@ -376,23 +418,31 @@ impl Cluster {
 }
 
 /// The life of one member process.
-async fn live(cluster: Arc<Cluster>, machine: Arc<MemberMachine>, rt: Rt, number: u64) {
-    let settings = cluster.settings(&machine);
+async fn live(cluster: Arc<Cluster>, machine: Arc<MemberMachine>, rt: Rt, number: u64, flags: Vec<Setting>) {
+    let settings = cluster.settings(&machine, &flags);
     let member = match Member::start(Rt::clone(&rt), settings).await {
         Ok(member) => member,
         // It was killed before it had heard of it.
-        Err(StartError::Removed { .. }) => return,
-        // Who joins must be told by somebody; if nobody was there just now, its supervisor tries again, as with etcd.
-        // In the end it must get in all the same: the operator waits until every member that was added serves.
-        Err(error @ StartError::NoClusterInfo(_)) => {
+        Err(error @ StartError::Removed { .. }) => {
+            return cluster.ended(&machine, number, &format!("cannot start: {error}"), false).await;
+        }
+        // Who joins must be told by somebody who the members are, and of what version; if nobody was there just now, its supervisor
+        // tries again, as with etcd. Nor need what it was told still be so: a removal that nobody had an answer to may have come in
+        // between, and the next start is told of it. In the end it must get in all the same: the operator waits until every member
+        // that was added serves.
+        Err(error @ (StartError::NoClusterInfo(_) | StartError::Incompatible | StartError::MembersDiffer { .. })) => {
             return cluster.ended(&machine, number, &format!("cannot start: {error}"), true).await;
         }
         Err(error) => return cluster.exited(&machine, number, format!("cannot start: {error}")).await,
     };
     let (shutdown, asked) = watch::channel(false);
-    if let Some(process) = &mut lock(&machine.state).process {
-        process.member = Some(member.clone());
-        process.shutdown = Some(shutdown);
+    {
+        let mut state = lock(&machine.state);
+        state.last_member = Some(member.id());
+        if let Some(process) = &mut state.process {
+            process.member = Some(member.clone());
+            process.shutdown = Some(shutdown);
+        }
     }
     let api = quorate_api::service(Rt::clone(&rt), member.clone(), quorate_api::ApiOptions::default());
     match rt.listen(Address::Tcp(machine.peer_address), ListenOptions::default()).await {
@@ -416,8 +466,10 @@ async fn live(cluster: Arc<Cluster>, machine: Arc<MemberMachine>, rt: Rt, number
             return cluster.exited(&machine, number, format!("cannot listen: {error}")).await;
         }
     }
-    if let StopReason::Failed(reason) = member.stopped().await {
-        cluster.exited(&machine, number, format!("stopped by itself: {reason}")).await;
+    match member.stopped().await {
+        StopReason::Failed(reason) => cluster.exited(&machine, number, format!("stopped by itself: {reason}")).await,
+        StopReason::Removed => cluster.ended(&machine, number, "stopped: it was removed from the cluster", false).await,
+        StopReason::Asked => {}
     }
 }
 
@@ -452,6 +504,25 @@ impl MemberMachine {
         let errors = self.disk.counters().errors;
         let failed = lock(&self.state).process.as_ref().is_some_and(|process| errors > process.errors_before);
         failed || self.disk.is_fuse_blown()
+    }
+
+    /// What its process said when it ended by itself, if it has.
+    pub fn last_words(&self) -> Option<String> {
+        lock(&self.state).last_words.clone()
+    }
+
+    fn may_refuse(&self) -> bool {
+        lock(&self.state).process.as_ref().is_some_and(|process| process.may_refuse)
+    }
+
+    /// Where its member keeps its log.
+    pub fn wal_path(&self) -> std::path::PathBuf {
+        self.limits.settings.wal_path()
+    }
+
+    /// The last member that was started here.
+    pub fn last_member(&self) -> Option<MemberId> {
+        lock(&self.state).last_member
     }
 
     /// How often its member was started.
@@ -493,5 +564,16 @@ pub fn machine_name(machine: MachineId) -> String {
     match machine.checked_sub(FIRST_CLIENT) {
         Some(client) => format!("c{client}"),
         None => format!("m{machine}"),
+    }
+}
+
+/// The number of the machine that is called so.
+pub fn machine_number(name: &str) -> Option<MachineId> {
+    let (first, number) = name.split_at_checked(1)?;
+    let number: MachineId = number.parse().ok().filter(|_| !number.starts_with('+'))?;
+    match first {
+        "m" if (1..FIRST_CLIENT).contains(&number) => Some(number),
+        "c" if number < FIRST_CLIENT => Some(FIRST_CLIENT + number),
+        _ => None,
     }
 }

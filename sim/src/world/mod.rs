@@ -15,6 +15,7 @@ pub mod net;
 pub mod runtime;
 pub mod trace;
 pub mod wakes;
+pub mod whose;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -27,6 +27,7 @@ use crate::world::lock;
 use crate::world::net::{MachineId, SimNet};
 use crate::world::trace::{Event, Trace};
 use crate::world::wakes::WakeOrder;
+use crate::world::whose;
 
 /// The world as one process sees it.
 pub struct SimRuntime {
@@ -66,7 +67,7 @@ impl Clock for SimRuntime {
 
 impl Spawn for SimRuntime {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        self.node.spawn(self.wakes.wrap(task));
+        self.node.spawn(self.wakes.wrap(whose::of(self.machine, task)));
     }
 
     fn reactor_count(&self) -> usize {
@@ -79,7 +80,7 @@ impl Spawn for SimRuntime {
 
     fn spawn_on(&self, reactor: usize, start: Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>) {
         assert!(reactor < self.reactors, "reactor {reactor} of {}", self.reactors);
-        self.node.spawn(self.wakes.wrap(Box::pin(async move { start().await })));
+        self.spawn(Box::pin(async move { start().await }));
     }
 
     fn worker(&self, _name: &str) -> Arc<dyn Worker> {

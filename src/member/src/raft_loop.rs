@@ -369,7 +369,7 @@ impl Running {
     /// it was made a cluster of its own (`--force-new-cluster`) although others were alive. It asks for nothing but to be
     /// left alone, and must not stop a healthy majority.
     fn on_removed(&mut self, by: MemberId) {
-        if !self.node.hears_a_leader() {
+        if !self.node.hears_a_leader() || bug!("removal-believed") {
             if !self.stopping.is_asked() {
                 tracing::info!(%by, "a peer says that this member was removed");
                 self.stopping.ask_removed();

@@ -232,7 +232,7 @@ impl Node {
             max_inflight_msgs: INFLIGHT_MESSAGES_MAX,
             max_committed_size_per_ready: COMMITTED_BYTES_MAX,
             check_quorum: true,
-            pre_vote: config.pre_vote,
+            pre_vote: config.pre_vote && !bug!("term-raised-without-asking"),
             ..Config::default()
         };
         raft_config.validate().map_err(|error| NodeError::Refused(error.to_string()))?;
@@ -333,6 +333,9 @@ impl Node {
     pub fn step(&mut self, message: raftpb::Message) -> Result<(), wire::WireError> {
         let message = wire::message_to_raft(message, |id| self.is_learner(id))?;
         let brings_configuration = message.get_msg_type() == MessageType::MsgSnapshot;
+        if message.get_msg_type() == MessageType::MsgRequestPreVote && bug!("pre-vote-despite-a-leader") {
+            self.raw.raft.election_elapsed = self.election_ticks;
+        }
         // Errors mean: not for us, or not now.
         let _ = self.raw.step(message);
         if brings_configuration {

@@ -21,13 +21,14 @@ mod plain {
 #[cfg(feature = "simulation")]
 mod simulated {
     use std::cell::RefCell;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::hash::{DefaultHasher, Hash, Hasher};
 
     #[derive(Default)]
     struct State {
         leaders: BTreeMap<u64, u64>,
         entries: BTreeMap<u64, Entry>,
+        apart: BTreeSet<u64>,
         contradictions: Vec<String>,
     }
 
@@ -45,6 +46,9 @@ mod simulated {
     /// Election safety: a term has one leader.
     pub fn leads(member: u64, term: u64) {
         STATE.with_borrow_mut(|state| {
+            if state.apart.contains(&member) {
+                return;
+            }
             let leader = *state.leaders.entry(term).or_insert(member);
             if leader != member {
                 state.contradictions.push(format!("{leader:x} and {member:x} both lead in term {term}"));
@@ -58,12 +62,29 @@ mod simulated {
         payload.hash(&mut hasher);
         let entry = Entry { term, payload_hash: hasher.finish() };
         STATE.with_borrow_mut(|state| match state.entries.get(&index) {
+            _ if state.apart.contains(&member) => {}
             Some(known) if *known != entry => state.contradictions.push(format!(
                 "{member:x} applies at index {index} an entry of term {term}, and others have applied another one, of term {}",
                 known.term
             )),
             Some(_same) => {}
             None => drop(state.entries.insert(index, entry)),
+        });
+    }
+
+    /// The member goes another way than the others from now on (`--force-new-cluster` while they live): nobody listens to it.
+    pub fn set_apart(member: u64) {
+        STATE.with_borrow_mut(|state| {
+            state.apart.insert(member);
+        });
+    }
+
+    /// Forgets what was told, as if the members that tell more were the first: one went on alone with what it had.
+    pub fn forget() {
+        STATE.with_borrow_mut(|state| {
+            state.leaders.clear();
+            state.entries.clear();
+            state.contradictions.clear();
         });
     }
 
@@ -91,10 +112,24 @@ mod simulated {
             applies(3, 9, 6, b"a");
             assert_eq!(take().len(), 3);
         }
+
+        #[test]
+        fn who_goes_another_way_contradicts_nobody() {
+            applies(1, 9, 5, b"a");
+            set_apart(2);
+            applies(2, 9, 5, b"b");
+            leads(2, 5);
+            leads(1, 5);
+            assert_eq!(take(), Vec::<String>::new());
+            applies(1, 9, 5, b"a");
+            forget();
+            applies(2, 9, 5, b"b");
+            assert_eq!(take(), Vec::<String>::new());
+        }
     }
 }
 
 #[cfg(not(feature = "simulation"))]
 pub use plain::{applies, leads};
 #[cfg(feature = "simulation")]
-pub use simulated::{applies, leads, take};
+pub use simulated::{applies, forget, leads, set_apart, take};

@@ -14,8 +14,9 @@ use prost::Message as _;
 use quorate_proto::etcdserverpb::AlarmResponse;
 use quorate_proto::leasepb;
 use quorate_proto::raftpb::ConfState;
+use quorate_runtime::bug;
 use quorate_runtime::disk::{Disk, OpenMode, parent_dir};
-use quorate_types::LeaseId;
+use quorate_types::{LeaseId, Revision};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 
 use crate::StoreOptions;
@@ -129,7 +130,10 @@ pub(crate) fn open(disk: &(dyn Disk + '_), path: &Path, options: &StoreOptions) 
             applied_index: record.applied_index,
             applied_term: record.applied_term,
             conf_state: Arc::new(conf_state),
-            revision: record.revision,
+            revision: match bug!("revision-of-the-surviving-rows") {
+                true => index.keep_at(Revision(record.revision)).map(|row| row.main).max().unwrap_or(record.revision),
+                false => record.revision,
+            },
             compacted: record.compact_scheduled,
             compacted_before: None,
             compaction_hashes: Arc::default(),

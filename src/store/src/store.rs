@@ -336,8 +336,9 @@ impl Store {
     fn flush(&mut self) -> Work {
         let mut state = self.published.lock();
         let sealed = std::mem::take(&mut state.pending);
+        let ahead = u64::from(bug!("applied-index-ahead-of-the-rows"));
         let record = StateRecord {
-            applied_index: LogIndex(state.applied_index.0 - u64::from(bug!("applied-index-behind-the-rows"))),
+            applied_index: LogIndex(ahead + state.applied_index.0 - u64::from(bug!("applied-index-behind-the-rows"))),
             applied_term: state.applied_term,
             revision: state.revision,
             compact_scheduled: state.compacted,

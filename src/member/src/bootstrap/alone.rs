@@ -24,8 +24,8 @@ use std::path::PathBuf;
 use prost::Message as _;
 use quorate_proto::raftpb;
 use quorate_raft::wal::Batch;
-use quorate_runtime::Rt;
 use quorate_runtime::disk::OpenMode;
+use quorate_runtime::{Rt, bug};
 use quorate_store::{Member, Membership, Store};
 use quorate_types::{ClusterId, MemberId};
 
@@ -64,9 +64,10 @@ pub fn force(
     wal_commit_index: u64,
     log: &mut Log,
 ) -> Result<Vec<MemberId>, StartError> {
-    let known_commit = log.hard_state.commit();
+    let known_commit =
+        if bug!("forced-by-the-commit-index-alone") { wal_commit_index } else { log.hard_state.commit() };
     let mut membership = store.membership();
-    let mut commit = store.durable_index().0;
+    let mut commit = store.durable_index().0.min(known_commit);
     for entry in log.entries.iter().skip_while(|entry| entry.index() <= store.durable_index().0) {
         if entry.index() > known_commit && !is_only_voter(&membership, own) {
             break;
@@ -96,7 +97,7 @@ pub fn force(
     let changes = changes(&membership, own);
     let dropped = membership.members().iter().map(|member| member.id).filter(|id| *id != own).collect();
     log.hard_state.commit = Some(commit);
-    if !changes.is_empty() {
+    if !changes.is_empty() && !bug!("forced-in-memory-only") {
         append(rt, config, own, log, &changes)?;
     }
     remove_marker(rt, config)?;
@@ -145,7 +146,8 @@ fn changes(membership: &Membership, own: MemberId) -> Vec<raftpb::ConfChange> {
         Some(_) => None,
     };
     let own_change = own_context.map(|context| change(add, own, Some(context)));
-    let others = membership.members().iter().filter(|member| member.id != own);
+    let stays = |member: &Member| member.is_learner && bug!("forced-without-the-learners");
+    let others = membership.members().iter().filter(|member| member.id != own && !stays(member));
     let removals = others.map(|member| change(raftpb::ConfChangeType::ConfChangeRemoveNode, member.id, None));
     own_change.into_iter().chain(removals).collect()
 }

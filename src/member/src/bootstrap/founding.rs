@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use prost::Message as _;
 use quorate_proto::raftpb;
 use quorate_raft::wal::Batch;
-use quorate_runtime::Rt;
+use quorate_runtime::{Rt, bug};
 use quorate_types::{ClusterId, MemberId};
 use serde::Serialize;
 
@@ -52,7 +52,10 @@ pub async fn plan(rt: &Rt, config: &MemberConfig) -> Result<Founding, StartError
     let asked = initial_cluster::urls_of_others(config).into_iter().map(|url| others::members(rt, url, ASK_LIMIT));
     for answer in join_all(asked).await {
         match answer {
-            Ok(cluster) if cluster.get(own).is_some_and(|member| !member.client_urls.is_empty()) => {
+            Ok(cluster)
+                if cluster.get(own).is_some_and(|member| !member.client_urls.is_empty())
+                    && !bug!("empty-directory-taken-back") =>
+            {
                 return Err(already_bootstrapped(own));
             }
             Ok(_) => {}
@@ -87,6 +90,7 @@ impl Founding {
         let entries: Vec<raftpb::Entry> = self
             .members
             .iter()
+            .filter(|member| member.id == self.own.0 || !bug!("founder-counts-itself-only"))
             .zip(1..)
             .map(|(member, index)| {
                 let change = raftpb::ConfChange {

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate_raft::transport::Version;
-use quorate_runtime::Rt;
+use quorate_runtime::{Rt, bug};
 use quorate_store::Member;
 use quorate_types::{ClusterId, MemberId};
 
@@ -84,7 +84,8 @@ async fn find_cluster(rt: &Rt, config: &MemberConfig) -> Result<(Cluster, Member
 }
 
 fn has_been_running(cluster: &Cluster, own: MemberId) -> bool {
-    cluster.get(own).is_some_and(|member| !member.name.is_empty() || !member.client_urls.is_empty())
+    let ran = cluster.get(own).is_some_and(|member| !member.name.is_empty() || !member.client_urls.is_empty());
+    ran && !bug!("empty-directory-taken-back")
 }
 
 /// Matches every member of the cluster with one of the flags; our id. The error is etcd's reason.

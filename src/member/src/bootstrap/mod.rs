@@ -307,6 +307,10 @@ fn assemble(
     log: Log,
     lock: Box<dyn FileLock>,
 ) -> Result<Booted, StartError> {
+    let mut conf_state = raftpb::ConfState::clone(&store.conf_state());
+    if config.force_new_cluster && bug!("forced-in-memory-only") {
+        conf_state = raftpb::ConfState { voters: vec![id.0], ..Default::default() };
+    }
     let mut node = Node::new(
         NodeConfig {
             id,
@@ -316,7 +320,7 @@ fn assemble(
             base: log.base,
             entries: log.entries,
             hard_state: log.hard_state,
-            conf_state: raftpb::ConfState::clone(&store.conf_state()),
+            conf_state,
         },
         random::generator(&**rt),
     )?;

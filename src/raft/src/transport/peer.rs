@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_proto::raftpb;
-use quorate_runtime::Rt;
 use quorate_runtime::clock::MonoTime;
+use quorate_runtime::{Rt, bug};
 use quorate_types::MemberId;
 
 use super::Core;
@@ -175,6 +175,10 @@ impl Peer {
     }
 
     pub(super) fn active_since(&self) -> Option<MonoTime> {
+        let difference_ns = self.status(true).clock_difference_ns.unwrap_or(0);
+        if bug!("another-time-counts-as-ill") && difference_ns.abs() > 1_000_000_000 {
+            return None;
+        }
         self.activity().since
     }
 

@@ -13,6 +13,8 @@
 
 use bytes::Bytes;
 
+use quorate_runtime::bug;
+
 use super::assemble::{At, parse_state};
 use super::reader::SegmentReader;
 use super::record::{FRAME_BYTES, Frame, Kind, Record};
@@ -45,14 +47,15 @@ pub(super) fn judge(reader: &mut SegmentReader, ending: &Ending) -> Result<Optio
     let file = reader.path().to_path_buf();
     let at = At { file: &file, offset_bytes };
     let what = ending.bad.as_deref().unwrap_or("the log ends, but more follows");
-    if let Some(proof) = rest.proof {
+    if let Some(proof) = rest.proof.filter(|_| !bug!("any-damage-is-a-torn-tail")) {
         return Err(at.damaged(format!(
             "{what}; this is no torn write: the state record at offset {} says that everything up to offset {} had been \
              durable",
             proof.state_at, proof.durable_offset_bytes
         )));
     }
-    if ending.bad.is_some() && !ending.states_position && !has_lost_sector(reader)? {
+    let is_whole = ending.bad.is_some() && !ending.states_position && !has_lost_sector(reader)?;
+    if is_whole && !bug!("any-damage-is-a-torn-tail") {
         return Err(at.damaged(format!("{what}; this is no torn write: no sector of the record is missing")));
     }
     Ok(Some(TornTail { file, offset_bytes, lost_bytes: last_nonzero + 1 - offset_bytes }))

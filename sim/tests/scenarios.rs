@@ -1,0 +1,58 @@
+//! Every scenario file holds on a few seeds; `make scenarios` plays more, and each with the bug that it names.
+#![cfg(feature = "sim")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use quorate_sim::run::Options;
+use quorate_sim::run::soak::soak;
+use quorate_sim::scenario::{Scenario, parse};
+
+const SEEDS: u64 = 5;
+
+#[expect(clippy::disallowed_methods, reason = "outside the simulated world")]
+fn scenarios() -> Vec<(String, Scenario)> {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+    let mut files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "scenario"));
+    files.sort();
+    let read = |file: &PathBuf| {
+        let path = format!("scenarios/{}", file.file_name().unwrap().to_string_lossy());
+        let source = std::fs::read_to_string(file).unwrap();
+        let scenario = parse(&path, &source).unwrap_or_else(|trouble| panic!("{}", trouble.render(&path, &source)));
+        (source, scenario)
+    };
+    files.iter().map(read).collect()
+}
+
+#[test]
+fn every_scenario_holds() {
+    let scenarios = scenarios();
+    assert!(scenarios.len() >= 16, "there are only {}", scenarios.len());
+    for (_, scenario) in scenarios {
+        let options = Options::of_scenario(Arc::new(scenario), 0);
+        let tally = soak(0..SEEDS, 2, &options, |_| {});
+        let failed: String = tally.failed.iter().map(|report| report.to_string()).collect();
+        assert!(failed.is_empty(), "{failed}");
+    }
+}
+
+#[test]
+fn every_scenario_names_a_bug_and_is_written_as_it_is_read() {
+    for (_, scenario) in scenarios() {
+        assert!(scenario.bug.is_some(), "{}: it names no bug", scenario.path);
+        let printed = scenario.to_string();
+        let again = parse(&scenario.path, &printed).unwrap_or_else(|trouble| panic!("{trouble}\n{printed}"));
+        assert_eq!(again.to_string(), printed);
+    }
+}
+
+/// The same seed plays the same, and another seed another way.
+#[test]
+fn a_scenario_is_a_function_of_its_seed() {
+    let (_, scenario) = scenarios().remove(0);
+    let scenario = Arc::new(scenario);
+    let hash = |seed| quorate_sim::run::run(&Options::of_scenario(Arc::clone(&scenario), seed)).hash;
+    assert_eq!(hash(1), hash(1));
+    assert_ne!(hash(1), hash(2));
+}
