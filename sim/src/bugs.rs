@@ -22,7 +22,7 @@ pub struct Bug {
     pub source: &'static str,
     /// What is decided wrongly.
     pub what: &'static str,
-    /// Who must notice.
+    /// Who must notice; [`EXPECT`] is a line of the scenario that names it. A bug that a scenario names is hunted there.
     pub checker: &'static str,
     /// Whether members come and go while it is hunted.
     pub membership: bool,
@@ -188,7 +188,7 @@ pub const ALL: &[Bug] = &[
         name: "removed-member-forgotten",
         source: "F-13",
         what: "the ids of removed members are not kept",
-        checker: "member_health",
+        checker: EXPECT,
         membership: true,
     },
     Bug {
@@ -330,13 +330,13 @@ pub fn hunt(bug: &Bug, seeds_max: u64, jobs: usize, on_report: impl Fn(&Report) 
     })
 }
 
-/// Plays a scenario with the bug that it names, until whom it names has noticed: a checker, or a line of it by its deed.
+/// Plays a scenario with the bug that it names, on its own seed and those after it, until whom it names has noticed: a checker, or a line of it by its deed.
 ///
 /// # Panics
 /// If it names none.
 pub fn hunt_in(scenario: &Arc<Scenario>, seeds_max: u64, jobs: usize, on_report: impl Fn(&Report) + Sync) -> Hunt {
     let bug = scenario.bug.as_ref().expect("a scenario with a bug");
-    let options = Options { bug: Some(bug.name), ..Options::of_scenario(Arc::clone(scenario), 0) };
+    let options = Options { bug: Some(bug.name), ..Options::of_scenario(Arc::clone(scenario), scenario.seed) };
     hunt_with(&options, seeds_max, jobs, |report| {
         on_report(report);
         let notices = |violation: &Violation| {
@@ -350,7 +350,8 @@ pub fn hunt_in(scenario: &Arc<Scenario>, seeds_max: u64, jobs: usize, on_report:
 fn hunt_with(options: &Options, seeds_max: u64, jobs: usize, is_caught: impl Fn(&Report) -> bool + Sync) -> Hunt {
     let reached = AtomicU64::new(0);
     let caught: Mutex<Option<Report>> = Mutex::default();
-    soak::each(0..seeds_max, jobs, options, |report| {
+    let first = options.seed;
+    soak::each(first..first + seeds_max, jobs, options, |report| {
         reached.fetch_add(report.bug_reached, Ordering::Relaxed);
         if !is_caught(&report) {
             return ControlFlow::Continue(());
@@ -362,7 +363,7 @@ fn hunt_with(options: &Options, seeds_max: u64, jobs: usize, is_caught: impl Fn(
         ControlFlow::Break(())
     });
     let caught = caught.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let seeds = caught.as_ref().map_or(seeds_max, |report| report.seed + 1);
+    let seeds = caught.as_ref().map_or(seeds_max, |report| report.seed + 1 - first);
     Hunt { caught, seeds, reached: reached.into_inner() }
 }
 

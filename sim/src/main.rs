@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use quorate_sim::history::Outcome;
 use quorate_sim::run::shrink::{Shrunk, shrink};
 use quorate_sim::run::soak::soak;
-use quorate_sim::run::{EXPECT, Options, Report, run};
+use quorate_sim::run::{Options, Report, run};
 use quorate_sim::scenario::Scenario;
 use quorate_sim::{bugs, checkers, recorded};
 
@@ -109,8 +109,8 @@ fn command() -> Command {
                         .action(ArgAction::Append)
                         .help("Files, or directories of *.scenario"),
                 )
-                .arg(number("seed", "The first seed").default_value("0"))
-                .arg(number("seeds", "How many [default: 1]").default_value("1"))
+                .arg(number("seed", "The first seed [default: as the file says, or 0]"))
+                .arg(number("seeds", "How many").default_value("1"))
                 .arg(number("jobs", "Runs at the same time").default_value("2"))
                 .arg(bug("Only with this bug, which need not be found").conflicts_with("bug-seeds"))
                 .arg(
@@ -274,9 +274,8 @@ fn hunt_bugs(matches: &ArgMatches) -> ExitCode {
         // Not a terminal: it draws nothing.
         let bar = ProgressBar::no_length().with_style(style.expect("the template is right")).with_message(bug.name);
         bar.enable_steady_tick(Duration::from_millis(250));
-        // What only the line of a scenario notices is hunted there.
         let named = |scenario: &&Arc<Scenario>| scenario.bug.as_ref().is_some_and(|seeded| seeded.name == bug.name);
-        let scenario = scenarios.iter().find(named).filter(|_| bug.checker == EXPECT);
+        let scenario = scenarios.iter().find(named);
         let hunt = match scenario {
             Some(scenario) => bugs::hunt_in(scenario, seeds, jobs as usize, |_| bar.inc(1)),
             None => bugs::hunt(bug, seeds, jobs as usize, |_| bar.inc(1)),
@@ -304,7 +303,7 @@ fn hunt_bugs(matches: &ArgMatches) -> ExitCode {
 /// Plays files one after the other, and prints a row for each.
 fn play_scenarios(matches: &ArgMatches) -> ExitCode {
     let number = |name: &str| *matches.get_one::<u64>(name).expect("it has a default");
-    let (first, seeds, jobs) = (number("seed"), number("seeds"), number("jobs") as usize);
+    let (seeds, jobs) = (number("seeds"), number("jobs") as usize);
     let files = matches.get_many::<String>("files").expect("it is required").map(String::as_str);
     let scenarios = match files::read_all(files) {
         Ok(scenarios) => scenarios,
@@ -317,6 +316,7 @@ fn play_scenarios(matches: &ArgMatches) -> ExitCode {
     println!("| scenario | source | whole | seeds | passed | simulated s | bug | caught by | at seed |");
     println!("|---|---|---|---|---|---|---|---|---|");
     for scenario in scenarios.into_iter().map(Arc::new) {
+        let first = matches.get_one("seed").copied().unwrap_or(scenario.seed);
         let options = Options { bug: chosen_bug(matches), ..Options::of_scenario(Arc::clone(&scenario), first) };
         let bar = ProgressBar::new(seeds).with_message(scenario.path.clone());
         let tally = soak(first..first + seeds, jobs, &options, |report| {
@@ -334,8 +334,8 @@ fn play_scenarios(matches: &ArgMatches) -> ExitCode {
             let hunt = bugs::hunt_in(&scenario, number("bug-seeds"), jobs, |_| {});
             good &= hunt.caught.is_some();
             match hunt.caught {
-                Some(_) => format!("{} | {} | {}", bug.name, bug.caught_by, hunt.seeds - 1),
-                None => format!("{} | **not caught** by {} | {}", bug.name, bug.caught_by, hunt.seeds),
+                Some(report) => format!("{} | {} | {}", bug.name, bug.caught_by, report.seed),
+                None => format!("{} | **not caught** by {} | ", bug.name, bug.caught_by),
             }
         });
         println!(

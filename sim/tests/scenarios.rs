@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use quorate_sim::run::Options;
 use quorate_sim::run::soak::soak;
+use quorate_sim::run::{EXPECT, Options};
 use quorate_sim::scenario::{Scenario, parse};
 
 const SEEDS: u64 = 5;
@@ -44,6 +44,25 @@ fn every_scenario_names_a_bug_and_is_written_as_it_is_read() {
         let printed = scenario.to_string();
         let again = parse(&scenario.path, &printed).unwrap_or_else(|trouble| panic!("{trouble}\n{printed}"));
         assert_eq!(again.to_string(), printed);
+    }
+}
+
+/// A line of a scenario can notice a bug only where it is played; and the table of bugs names the same checker as the file.
+#[test]
+fn who_notices_a_bug_is_said_once() {
+    let scenarios = scenarios();
+    let named = |bug: &str| {
+        let seeded = scenarios.iter().filter_map(|(_, scenario)| scenario.bug.as_ref());
+        seeded.filter(|seeded| seeded.name == bug).map(|seeded| seeded.caught_by.clone()).collect::<Vec<_>>()
+    };
+    let checkers: Vec<_> = quorate_sim::checkers::all().iter().map(|checker| checker.name()).collect();
+    for bug in quorate_sim::bugs::ALL {
+        match &named(bug.name)[..] {
+            [] => assert_ne!(bug.checker, EXPECT, "{}: no scenario names it", bug.name),
+            [by] if checkers.contains(&by.as_str()) => assert_eq!(bug.checker, by, "{}", bug.name),
+            [_line] => assert_eq!(bug.checker, EXPECT, "{}", bug.name),
+            many => panic!("{}: {} scenarios name it", bug.name, many.len()),
+        }
     }
 }
 

@@ -214,7 +214,7 @@ impl Operator {
         let members: Vec<_> = answer.members.into_iter().map(|member| member.peer_ur_ls).collect();
         if machine.is_among(&members) {
             self.stage.strike("member_added");
-            self.stage.note(Deed::Act(Action::Start(Who::Machine(machine.machine))));
+            self.stage.world.note(Deed::Act(Action::Start(Who::Machine(machine.machine))));
             self.stage.cluster.enlist(machine, members);
         }
     }
@@ -236,7 +236,7 @@ impl Operator {
             self.stage.act(&Action::Kill(machine.machine));
             if self.dice.percent(30) {
                 // By mistake, with all that it knew. It must not get anywhere.
-                self.stage.note(Deed::Act(Action::Start(Who::Machine(machine.machine))));
+                self.stage.world.note(Deed::Act(Action::Start(Who::Machine(machine.machine))));
                 self.stage.cluster.start_with(machine, Vec::new(), false);
                 self.stage.pause(lingers).await;
                 self.stage.act(&Action::Kill(machine.machine));
@@ -246,7 +246,7 @@ impl Operator {
     }
 
     fn note(&self, call: Call) {
-        self.stage.note(Deed::Call { call, at: None, wanted: Wanted::Anything });
+        self.stage.world.note(Deed::Call { call, at: None, wanted: Wanted::Anything });
     }
 
     async fn promote(&mut self, id: u64) -> bool {

@@ -40,20 +40,12 @@ pub struct Stage {
     pub client_machines: Vec<MachineId>,
     ends: Mutex<SimTime>,
     strikes: Mutex<Vec<(SimTime, &'static str)>>,
-    deeds: Mutex<Vec<(SimTime, Deed)>>,
 }
 
 impl Stage {
     /// A stage that does not end yet.
     pub fn new(world: Arc<World>, cluster: Arc<Cluster>, client_machines: Vec<MachineId>) -> Arc<Self> {
-        Arc::new(Self {
-            world,
-            cluster,
-            client_machines,
-            ends: Mutex::new(SimTime::NEVER),
-            strikes: Mutex::default(),
-            deeds: Mutex::default(),
-        })
+        Arc::new(Self { world, cluster, client_machines, ends: Mutex::new(SimTime::NEVER), strikes: Mutex::default() })
     }
 
     /// Ends it now. Pauses under way end within `PAUSE_SLICE`.
@@ -80,19 +72,9 @@ impl Stage {
     pub fn act(&self, action: &Action) -> bool {
         let done = action.perform(&self.world, &self.cluster);
         if done {
-            self.note(Deed::Act(action.aimed(|&machine| Who::Machine(machine))));
+            self.world.note(Deed::Act(action.aimed(|&machine| Who::Machine(machine))));
         }
         done
-    }
-
-    /// Notes what somebody does, so that a scenario can do it again.
-    pub fn note(&self, deed: Deed) {
-        lock(&self.deeds).push((clock::now(), deed));
-    }
-
-    /// What was done, in order.
-    pub fn deeds(&self) -> Vec<(SimTime, Deed)> {
-        lock(&self.deeds).clone()
     }
 
     /// Counts a strike of `fault`, for the report.

@@ -25,6 +25,8 @@ pub struct LogCollector {
 #[derive(Default)]
 struct Collected {
     lines: VecDeque<(Option<MachineId>, String)>,
+    /// There were more than are kept.
+    has_dropped: bool,
     counts: BTreeMap<String, u64>,
 }
 
@@ -35,9 +37,11 @@ impl LogCollector {
         lock(&self.state).lines.iter().map(|(machine, line)| format!("{} {line}", name(*machine))).collect()
     }
 
-    /// True if a line of `machine` has `words`.
-    pub fn has(&self, machine: MachineId, words: &str) -> bool {
-        lock(&self.state).lines.iter().any(|(whose, line)| *whose == Some(machine) && line.contains(words))
+    /// Whether a line of `machine` has `words`; `None` if none of those has that are kept, and others were not.
+    pub fn has(&self, machine: MachineId, words: &str) -> Option<bool> {
+        let state = lock(&self.state);
+        let found = state.lines.iter().any(|(whose, line)| *whose == Some(machine) && line.contains(words));
+        (found || !state.has_dropped).then_some(found)
     }
 
     /// How often each message came, by level and text.
@@ -81,6 +85,7 @@ impl Subscriber for LogCollector {
         *state.counts.entry(format!("{level} {}", without_figures(&line.message))).or_default() += 1;
         if state.lines.len() == KEPT_LINES {
             state.lines.pop_front();
+            state.has_dropped = true;
         }
         let line = format!("{} {level} {}{}", clock::now(), line.message, line.fields);
         state.lines.push_back((whose::machine(), line));

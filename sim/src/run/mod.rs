@@ -89,11 +89,17 @@ pub fn run(options: &Options) -> Report {
     });
     let mut report = match thread.join() {
         Ok(report) => report,
-        Err(panic) => Report {
-            violations: vec![Violation { checker: "no_panic", what: panics::text(&*panic) }],
-            story: lock(&world_slot).as_ref().map(|world| world.story()).unwrap_or_default(),
-            ..Report::default()
-        },
+        Err(panic) => {
+            let world = lock(&world_slot);
+            let story = world.as_ref().map(|world| world.story()).unwrap_or_default();
+            Report {
+                seconds: story.last().map_or(0.0, |(at, _)| at.as_nanos() as f64 / 1e9),
+                violations: vec![Violation { checker: "no_panic", what: panics::text(&*panic) }],
+                deeds: world.as_ref().map(|world| world.deeds()).unwrap_or_default(),
+                story,
+                ..Report::default()
+            }
+        }
     };
     report.seed = options.seed;
     report.replay_command = options.replay_command();
@@ -238,7 +244,7 @@ async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Repor
         disk,
         net: world.net.counters(),
         strikes: stage.strike_counts(),
-        deeds: stage.deeds(),
+        deeds: world.deeds(),
         pairs: coverage::of(&stage.strikes(), &evidence.operations, &workloads),
         hash: world.trace.hash(),
         events: world.trace.events(),

@@ -36,12 +36,8 @@ pub struct Shrunk {
 /// Cuts `failed` down, which `options` gave, in at most `runs_max` runs. `None` if what was done, done again, does not fail: then
 /// the failure depends on a moment that no line tells. `on_run` hears of each run: how many lines there are now.
 pub fn shrink(options: &Options, failed: &Report, runs_max: u64, on_run: impl Fn(usize)) -> Option<Shrunk> {
-    let whole = match &options.scenario {
-        Some(scenario) => Scenario::clone(scenario),
-        None => told(options, failed),
-    };
     let mut shrinker = Shrinker { options, wanted: failed, runs_left: runs_max, best: None, on_run };
-    if !shrinker.fails(whole, SEEDS_TRIED_FIRST) {
+    if !shrinker.fails(told(options, failed), SEEDS_TRIED_FIRST) {
         return None;
     }
     // What goes away in one round may let other things go in the next.
@@ -96,7 +92,8 @@ pub fn told(options: &Options, report: &Report) -> Scenario {
 }
 
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().chars().take(200).collect()
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty());
+    line.unwrap_or("it does not say what").chars().take(200).collect()
 }
 
 fn line_at(at: SimTime, deed: Deed) -> Line {
@@ -172,7 +169,9 @@ impl<F: Fn(usize)> Shrinker<'_, F> {
             if size == 1 || count == 0 || self.runs_left == 0 {
                 return;
             }
-            parts = if dropped { parts.max(2) } else { parts * 2 };
+            if !dropped {
+                parts *= 2;
+            }
         }
     }
 

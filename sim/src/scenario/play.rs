@@ -374,13 +374,13 @@ impl Player {
             }
             Condition::Logged(who, words, wanted) => {
                 for machine in self.which(who).await? {
-                    if self.log.has(machine, words) != *wanted {
-                        return Err(format!(
-                            "the log of {} {}",
-                            machine_name(machine),
-                            if *wanted { "lacks it" } else { "has it" }
-                        ));
-                    }
+                    let how = match self.log.has(machine, words) {
+                        Some(found) if found == *wanted => continue,
+                        Some(true) => "has it",
+                        Some(false) => "lacks it",
+                        None => "lacks it as far as it was kept, which is not all of it",
+                    };
+                    return Err(format!("the log of {} {how}", machine_name(machine)));
                 }
                 Ok(())
             }

@@ -23,6 +23,7 @@ use std::time::Duration;
 use madsim::runtime::{Handle, NodeHandle};
 use madsim::task::NodeId;
 
+use crate::scenario::Deed;
 use crate::world::clock::SimTime;
 use crate::world::dice::Dice;
 use crate::world::net::SimNet;
@@ -37,6 +38,7 @@ pub struct World {
     /// The network.
     pub net: Arc<SimNet>,
     story: Mutex<Vec<(SimTime, String)>>,
+    deeds: Mutex<Vec<(SimTime, Deed)>>,
     /// The order of wakes.
     pub wakes: Arc<WakeOrder>,
     nodes: Mutex<Vec<NodeId>>,
@@ -48,7 +50,15 @@ impl World {
         let trace = Trace::default();
         let net = SimNet::new(Dice::new(seed, "net"), trace.clone());
         let wakes = Arc::new(WakeOrder::default());
-        let world = Arc::new(Self { seed, trace, net, story: Mutex::default(), wakes, nodes: Mutex::default() });
+        let world = Arc::new(Self {
+            seed,
+            trace,
+            net,
+            story: Mutex::default(),
+            deeds: Mutex::default(),
+            wakes,
+            nodes: Mutex::default(),
+        });
         world.new_node("wakes").spawn(Arc::clone(&world.wakes).dispatch());
         world
     }
@@ -76,6 +86,16 @@ impl World {
     /// Notes a sentence for the story that a failing run prints.
     pub fn tell(&self, sentence: impl Into<String>) {
         lock(&self.story).push((clock::now(), sentence.into()));
+    }
+
+    /// Notes what somebody does, so that a scenario can do it again.
+    pub fn note(&self, deed: Deed) {
+        lock(&self.deeds).push((clock::now(), deed));
+    }
+
+    /// What was done so far, in order.
+    pub fn deeds(&self) -> Vec<(SimTime, Deed)> {
+        lock(&self.deeds).clone()
     }
 
     /// The story so far, in order.
