@@ -22,6 +22,7 @@ pub mod bugs;
 pub mod checkers;
 pub mod faults;
 pub mod history;
+mod lists;
 pub mod model;
 pub mod recorded;
 pub mod run;

@@ -4,6 +4,7 @@
 //! is wrong in one paragraph that names the operations. Each has tests with doctored histories: one that cannot fail checks
 //! nothing.
 
+mod append_cycles;
 mod durable_acks;
 mod equal_hashes;
 mod linearizable;
@@ -85,6 +86,7 @@ pub fn all() -> Vec<Box<dyn Checker>> {
         Box::new(whole_txns::WholeTxns),
         Box::new(revisions::Revisions),
         Box::new(linearizable::Linearizable),
+        Box::new(append_cycles::AppendCycles),
         Box::new(liveness::Liveness),
         Box::new(equal_hashes::EqualHashes),
     ]

@@ -135,6 +135,16 @@ impl Client {
         }
         value.push(b'/');
         value.resize(value.len() + padding as usize, b'a' + (part % 26) as u8);
+        self.count(value)
+    }
+
+    /// The same without padding, to be one of many elements of a value.
+    pub fn element(&mut self, mark: &str, part: u64) -> Bytes {
+        self.count(format!("{mark}/{part}/").into_bytes())
+    }
+
+    /// Flips a bit of the value whose turn it is.
+    fn count(&self, mut value: Vec<u8>) -> Bytes {
         let mut knowledge = lock(&self.knowledge);
         knowledge.values += 1;
         if knowledge.flip_value == Some(knowledge.values) {

@@ -6,6 +6,7 @@
 mod batches;
 mod client;
 mod compaction;
+mod lists;
 mod ranges;
 mod refusals;
 mod register;
@@ -38,4 +39,5 @@ pub const ALL: &[(&str, Make)] = &[
     ("batches", |dice| Box::new(batches::Batches::draw(dice))),
     ("compaction", |dice| Box::new(compaction::Compaction::draw(dice))),
     ("refusals", |_| Box::new(refusals::Refusals)),
+    ("lists", |dice| Box::new(lists::Lists::draw(dice))),
 ];
