@@ -1,28 +1,23 @@
 //! Linearizable, by replay instead of search, because etcd tells revisions.
 //!
-//! 1. Every answered write names its revision: that is its place in the order.
-//! 2. A revision that no answered write claims was made by a write whose outcome is unknown. What it changed was read from the
-//!    store ([`Evidence::taps`]); an unknown write with exactly that effect takes the place. Values are unique, deletions are
-//!    not: each such revision gets a maker of its own by matching. The other unknown writes never happened.
-//! 3. The model executes the writes in that order, and must give every answer to the byte.
-//! 4. Every read sits at the revision in its header: the model's answer there must be the answer.
-//! 5. Real time must agree. Nothing is based on a write that had not begun; nothing that must be linearizable misses a write
+//! 1. The writes are replayed in the order of their revisions (see [`Replay`]): the model must give every answer to the byte.
+//! 2. Every read sits at the revision in its header: the model's answer there must be the answer.
+//! 3. Real time must agree. Nothing is based on a write that had not begun; nothing that must be linearizable misses a write
 //!    that had been answered before it began; and writes do not swap.
 //!
 //! An error names no revision: it must be right at some revision between the last write answered before it began and the last
 //! one begun before it ended. Compaction is judged by time as well: what was compacted before a read began is refused, and a
 //! refusal needs a compaction that had begun.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use prost::Message;
-use quorate_proto::mvccpb::KeyValue;
 use quorate_types::Error;
 
+use super::replay::{FIRST_WRITE, Made, Replay, bare, compactions, wrong_answer};
 use super::revisions::is_serializable;
 use super::{Checker, Evidence};
-use crate::history::{Answer, Operation, Outcome, Request, RevisionDiff};
-use crate::model::Model;
+use crate::history::lease::{attached_to, granted};
+use crate::history::{Answer, Operation, Outcome, Request};
 use crate::world::clock::SimTime;
 
 /// See the module.
@@ -34,7 +29,7 @@ impl Checker for Linearizable {
     }
 
     fn check(&self, evidence: &Evidence) -> Result<(), String> {
-        let order = Order::replay(evidence)?;
+        let order = Order::new(evidence)?;
         order.writes_agree_with_time()?;
         for operation in &evidence.operations {
             match &operation.outcome {
@@ -59,101 +54,46 @@ fn check_header(operation: &Operation, answer: &Answer) -> Result<(), String> {
     if complete { Ok(()) } else { Err(format!("an answer's header is not filled: {}", operation.describe())) }
 }
 
-/// The answer without what is the server's own.
-fn bare(answer: &Answer) -> Answer {
-    let mut answer = answer.clone();
-    if let Some(header) = answer.header_mut() {
-        (header.cluster_id, header.member_id, header.raft_term) = (0, 0, 0);
-    }
-    answer
-}
-
 struct Order<'a> {
-    model: Model,
-    /// The write of revision `2 + index`.
-    writes: Vec<&'a Operation>,
+    replay: Replay<'a>,
     /// Latest begin of the writes up to and with that index.
     begun: Vec<SimTime>,
     /// Earliest answer of the writes from that index on.
     answered: Vec<SimTime>,
     compactions: Vec<(&'a Operation, i64)>,
+    granted: BTreeSet<i64>,
 }
 
-const FIRST_WRITE: i64 = 2;
-
 impl<'a> Order<'a> {
-    fn replay(evidence: &'a Evidence) -> Result<Self, String> {
-        let operations = &evidence.operations;
-        let mut claimed: BTreeMap<i64, &Operation> = BTreeMap::new();
-        for operation in operations {
-            if let Some(revision) = operation.written_revision()
-                && let Some(other) = claimed.insert(revision, operation)
-            {
-                return Err(format!("two writes at one revision: {} and {}", other.describe(), operation.describe()));
-            }
-        }
-        let last_tapped = evidence.taps.keys().next_back().copied().unwrap_or(0);
-        let last = claimed.keys().next_back().copied().unwrap_or(0).max(last_tapped);
-        let mut model = Model::new();
-        let mut writes: Vec<Option<&Operation>> = Vec::new();
-        let mut gaps = Gaps::new(operations, last);
-        for revision in FIRST_WRITE..=last {
-            let claimed_by = claimed.get(&revision).copied();
-            match (claimed_by, evidence.taps.get(&revision)) {
-                (Some(write), diff) => {
-                    replay_claimed(&mut model, revision, write)?;
-                    if let Some(diff) = diff {
-                        check_tap(&model, revision, diff)?;
-                    }
-                }
-                (None, Some(diff)) => {
-                    gaps.note(&model, revision, diff);
-                    model.apply_diff(diff).map_err(|error| format!("revision {revision} does not decode: {error}"))?;
-                }
-                (None, None) => {
-                    return Err(format!(
-                        "nobody claims revision {revision}, and it was not read before it was compacted"
-                    ));
-                }
-            }
-            writes.push(claimed_by);
-        }
-        for (revision, maker) in gaps.match_all(evidence)? {
-            writes[(revision - FIRST_WRITE) as usize] = Some(maker);
-        }
-        let writes: Vec<&Operation> = writes.into_iter().flatten().collect();
-        let mut begun: Vec<SimTime> = writes.iter().map(|write| write.start).collect();
+    fn new(evidence: &'a Evidence) -> Result<Self, String> {
+        let replay = Replay::new(evidence)?;
+        let mut begun: Vec<SimTime> = replay.made.iter().map(Made::start).collect();
         for index in 1..begun.len() {
             begun[index] = begun[index].max(begun[index - 1]);
         }
-        let mut answered: Vec<SimTime> = writes.iter().map(|write| write.effective_end()).collect();
+        let mut answered: Vec<SimTime> = replay.made.iter().map(Made::effective_end).collect();
         for index in (1..answered.len()).rev() {
             answered[index - 1] = answered[index - 1].min(answered[index]);
         }
-        let compactions = operations.iter().filter_map(|operation| match &operation.request {
-            Request::Compact(compact) if !matches!(operation.outcome, Outcome::Refused { .. }) => {
-                Some((operation, compact.revision))
-            }
-            _ => None,
-        });
-        Ok(Self { model, writes, begun, answered, compactions: compactions.collect() })
+        let compactions = compactions(&evidence.operations).collect();
+        Ok(Self { replay, begun, answered, compactions, granted: granted(&evidence.leases) })
     }
 
     /// How many writes are in revision `revision` and below.
     fn index_after(&self, revision: i64) -> Option<usize> {
         let index = usize::try_from(revision - FIRST_WRITE + 1).ok()?;
-        (index <= self.writes.len()).then_some(index)
+        (index <= self.replay.made.len()).then_some(index)
     }
 
     /// Writes do not swap: none was answered before one of a lower revision began.
     fn writes_agree_with_time(&self) -> Result<(), String> {
-        for (index, write) in self.writes.iter().enumerate() {
-            if self.answered.get(index + 1).is_some_and(|&answered| answered < write.start) {
-                let other = self.writes[index + 1..].iter().find(|other| other.effective_end() < write.start);
+        for (index, write) in self.replay.made.iter().enumerate() {
+            if self.answered.get(index + 1).is_some_and(|&answered| answered < write.start()) {
+                let other = self.replay.made[index + 1..].iter().find(|other| other.effective_end() < write.start());
                 return Err(format!(
                     "real time disagrees: {} has a lower revision than {}, which had ended before",
                     write.describe(),
-                    other.map_or_else(String::new, |other| other.describe())
+                    other.map_or_else(String::new, Made::describe)
                 ));
             }
         }
@@ -166,22 +106,22 @@ impl<'a> Order<'a> {
             return Err(format!("a read at revision {revision}, which nobody made: {}", read.describe()));
         };
         if index > 0 && self.begun[index - 1] > read.end {
-            let write = self.writes[..index].iter().find(|write| write.start > read.end);
+            let write = self.replay.made[..index].iter().find(|write| write.start() > read.end);
             return Err(format!(
                 "a read from the future: {} rests on {}",
                 read.describe(),
-                write.map_or_else(String::new, |write| write.describe())
+                write.map_or_else(String::new, Made::describe)
             ));
         }
         if !is_serializable(&read.request) && self.answered.get(index).is_some_and(|&answered| answered < read.start) {
-            let write = self.writes[index..].iter().find(|write| write.effective_end() < read.start);
+            let write = self.replay.made[index..].iter().find(|write| write.effective_end() < read.start);
             return Err(format!(
                 "a stale read: {} misses {}",
                 read.describe(),
-                write.map_or_else(String::new, |write| write.describe())
+                write.map_or_else(String::new, Made::describe)
             ));
         }
-        let (expected, changes) = self.model.try_at(&read.request, revision);
+        let (expected, changes) = self.replay.model.try_at(&read.request, revision);
         match expected {
             Ok(expected) if changes.is_empty() && expected == bare(answer) => {}
             Ok(expected) => return Err(wrong_answer(read, &expected)),
@@ -222,11 +162,16 @@ impl<'a> Order<'a> {
                 .any(|(compaction, compacted)| *compacted > wanted && compaction.start <= operation.end);
             return if justified { Ok(()) } else { Err(format!("no compaction explains {}", operation.describe())) };
         }
+        // Whether a lease that was granted is there depends on time: `leases` judges that.
+        let attached = attached_to(&operation.request);
+        if message == Error::LeaseNotFound.message() && attached.iter().any(|id| self.granted.contains(id)) {
+            return Ok(());
+        }
         // The window of revisions at which it may have been judged.
         let oldest = self.answered.iter().take_while(|&&answered| answered < operation.start).count() as i64;
         let low = if is_serializable(&operation.request) { 1 } else { oldest + 1 };
         let high = self.begun.iter().take_while(|&&begun| begun <= operation.end).count() as i64 + 1;
-        let refuses = |revision| match self.model.try_at(&operation.request, revision).0 {
+        let refuses = |revision| match self.replay.model.try_at(&operation.request, revision).0 {
             Err(error) => error.message() == message,
             Ok(_) => false,
         };
@@ -257,113 +202,12 @@ fn oldest_revision_asked(request: &Request) -> Option<i64> {
     }
 }
 
-/// Executes an answered write at the revision that it claims; the answer must be the model's.
-fn replay_claimed(model: &mut Model, revision: i64, write: &Operation) -> Result<(), String> {
-    let expected = model.execute(&write.request);
-    if model.revision() != revision {
-        return Err(format!(
-            "revision {revision} cannot have been made by {}\n  the model says {expected:?}",
-            write.describe()
-        ));
-    }
-    match (&expected, write.answer()) {
-        (Ok(expected), Some(answer)) if *expected != bare(answer) => Err(wrong_answer(write, expected)),
-        _ => Ok(()),
-    }
-}
-
-/// Revisions that no answered write claims, and who may have made them.
-struct Gaps<'a> {
-    unknown: Vec<&'a Operation>,
-    /// The earliest end of an answer that rests on revision `index` (or a later one): its maker had begun by then.
-    seen: Vec<SimTime>,
-    /// For each gap the indexes of `unknown` that fit.
-    gaps: Vec<(i64, Vec<usize>)>,
-}
-
-impl<'a> Gaps<'a> {
-    fn new(operations: &'a [Operation], last: i64) -> Self {
-        let unknown = operations.iter().filter(|operation| operation.outcome == Outcome::Unknown).collect();
-        let mut seen = vec![SimTime::NEVER; usize::try_from(last).unwrap_or(0) + 1];
-        for operation in operations {
-            let Some(answer) = operation.answer() else { continue };
-            if let Some(earliest) = usize::try_from(answer.revision()).ok().and_then(|at| seen.get_mut(at)) {
-                *earliest = (*earliest).min(operation.end);
-            }
-        }
-        for index in (1..seen.len()).rev() {
-            seen[index - 1] = seen[index - 1].min(seen[index]);
-        }
-        Self { unknown, seen, gaps: Vec::new() }
-    }
-
-    /// `model` is the state before `revision`, which changed `diff`.
-    fn note(&mut self, model: &Model, revision: i64, diff: &RevisionDiff) {
-        let seen = self.seen[revision as usize];
-        let fits = |operation: &Operation| {
-            operation.start <= seen
-                && model.effect(revision - 1, &model.try_at(&operation.request, revision - 1).1) == *diff
-        };
-        let candidates = (0..self.unknown.len()).filter(|&index| fits(self.unknown[index]));
-        self.gaps.push((revision, candidates.collect()));
-    }
-
-    /// A maker of its own for each gap (augmenting paths).
-    fn match_all(&self, evidence: &Evidence) -> Result<Vec<(i64, &'a Operation)>, String> {
-        let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
-        for (gap, (revision, _)) in self.gaps.iter().enumerate() {
-            if !self.augment(gap, &mut taken, &mut vec![false; self.unknown.len()]) {
-                let diff = evidence.taps.get(revision).map_or_else(String::new, show);
-                return Err(format!("no write that anybody asked for made revision {revision}, which changed {diff}"));
-            }
-        }
-        Ok(taken.into_iter().map(|(maker, gap)| (self.gaps[gap].0, self.unknown[maker])).collect())
-    }
-
-    fn augment(&self, gap: usize, taken: &mut BTreeMap<usize, usize>, tried: &mut [bool]) -> bool {
-        for &maker in &self.gaps[gap].1 {
-            if std::mem::replace(&mut tried[maker], true) {
-                continue;
-            }
-            let free = match taken.get(&maker).copied() {
-                None => true,
-                Some(other) => self.augment(other, taken, tried),
-            };
-            if free {
-                taken.insert(maker, gap);
-                return true;
-            }
-        }
-        false
-    }
-}
-
-/// What was read from the store about a revision must be what the write did.
-fn check_tap(model: &Model, revision: i64, diff: &RevisionDiff) -> Result<(), String> {
-    let expected = model.effect(revision - 1, &model.changes_of(revision));
-    if expected == *diff {
-        return Ok(());
-    }
-    Err(format!("revision {revision} changed {} and should have changed {}", show(diff), show(&expected)))
-}
-
-fn show(diff: &RevisionDiff) -> String {
-    let rows = diff.iter().map(|(key, row)| match row.as_ref().map(|row| KeyValue::decode(row.clone())) {
-        Some(Ok(row)) => format!("{row:?}"),
-        Some(Err(error)) => format!("{key:?} to bytes that do not decode ({error})"),
-        None => format!("{key:?} deleted"),
-    });
-    format!("[{}]", rows.collect::<Vec<_>>().join(", "))
-}
-
-fn wrong_answer(operation: &Operation, expected: &Answer) -> String {
-    format!("a wrong answer: {}\n  the model answers {expected:?}", operation.describe())
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use prost::Message;
     use quorate_proto::etcdserverpb as pb;
+    use quorate_proto::mvccpb::KeyValue;
 
     use super::super::doctored::*;
     use super::*;

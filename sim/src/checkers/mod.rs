@@ -11,19 +11,32 @@ mod linearizable;
 mod liveness;
 mod member_health;
 mod raft_safety;
+mod replay;
 mod revisions;
+mod watch;
 mod whole_txns;
 
 use std::collections::BTreeMap;
 
+use crate::history::lease::LeaseCall;
+use crate::history::lock::LockCall;
+use crate::history::watch::Watch;
 use crate::history::{Operation, RevisionDiff};
-use crate::world::clock::SimTime;
+use crate::world::clock::{ClockErrors, SimTime};
 
 /// Everything that a run leaves to be judged.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
     /// Every operation, in order of its begin.
     pub operations: Vec<Operation>,
+    /// Every watch, in order of its creation.
+    pub watches: Vec<Watch>,
+    /// Every call of the lease service, in order of its begin.
+    pub leases: Vec<LeaseCall>,
+    /// Every call of the lock service, in order of its begin.
+    pub locks: Vec<LockCall>,
+    /// How wrong the members' clocks were.
+    pub clocks: ClockErrors,
     /// What the revisions that no answered write claims have changed.
     pub taps: BTreeMap<i64, RevisionDiff>,
     /// When members were killed, in order.
@@ -87,6 +100,7 @@ pub fn all() -> Vec<Box<dyn Checker>> {
         Box::new(revisions::Revisions),
         Box::new(linearizable::Linearizable),
         Box::new(append_cycles::AppendCycles),
+        Box::new(watch::Watches),
         Box::new(liveness::Liveness),
         Box::new(equal_hashes::EqualHashes),
     ]

@@ -2,14 +2,15 @@
 //!
 //! It shares no code with `quorate-store`, keeps every version of every key forever, finds anything by walking, and answers
 //! any request as of any revision. Requests that change something are executed in revision order; reads are answered at the
-//! revision that their header names. Errors that depend on other things than keys (leases, compaction) are the checkers' to judge.
+//! revision that their header names. What depends on other things than keys (when leases end, compaction) is the checkers' to
+//! judge.
 
 mod range;
 #[cfg(test)]
 mod tests;
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use prost::Message;
@@ -26,6 +27,8 @@ use crate::history::{Answer, Request, RevisionDiff};
 pub struct Model {
     revision: i64,
     keys: BTreeMap<Bytes, Vec<Row>>,
+    /// Leases that somebody was granted. When each begins and ends depends on time, which is the checkers' to judge.
+    leases: BTreeSet<i64>,
 }
 
 /// One version of a key; without a value it is a tombstone.
@@ -41,7 +44,12 @@ pub type Changes = Vec<(Bytes, Option<KeyValue>)>;
 impl Model {
     /// A fresh store, at revision 1.
     pub fn new() -> Self {
-        Self { revision: 1, keys: BTreeMap::new() }
+        Self::with_leases(BTreeSet::new())
+    }
+
+    /// A fresh store in which keys may be attached to these leases at any time.
+    pub fn with_leases(leases: BTreeSet<i64>) -> Self {
+        Self { revision: 1, keys: BTreeMap::new(), leases }
     }
 
     /// The newest revision.
@@ -51,14 +59,19 @@ impl Model {
 
     /// Executes a request as the next one in the order; the header of the answer holds the revision alone.
     pub fn execute(&mut self, request: &Request) -> Result<Answer, Error> {
+        self.execute_and_tell(request).0
+    }
+
+    /// The same, and what it changed.
+    pub fn execute_and_tell(&mut self, request: &Request) -> (Result<Answer, Error>, Changes) {
         let (answer, changes) = self.try_at(request, self.revision);
         if !changes.is_empty() {
             self.revision += 1;
-            for (key, alive) in changes {
-                self.keys.entry(key).or_default().push(Row { revision: self.revision, alive });
+            for (key, alive) in &changes {
+                self.keys.entry(key.clone()).or_default().push(Row { revision: self.revision, alive: alive.clone() });
             }
         }
-        answer
+        (answer, changes)
     }
 
     /// What a request would answer and change right after `revision`.
@@ -94,9 +107,20 @@ impl Model {
     }
 
     /// The key as it was at `revision`.
-    fn at(&self, key: &[u8], revision: i64) -> Option<KeyValue> {
+    pub fn at(&self, key: &[u8], revision: i64) -> Option<KeyValue> {
         let rows = self.keys.get(key)?;
         rows.iter().rev().find(|row| row.revision <= revision)?.alive.clone()
+    }
+
+    /// The keys that are attached to a lease at `revision`.
+    pub fn keys_of_lease(&self, lease: i64, revision: i64) -> BTreeSet<Bytes> {
+        let attached = |key: &&Bytes| self.at(key, revision).is_some_and(|row| row.lease == lease);
+        self.keys.keys().filter(attached).cloned().collect()
+    }
+
+    /// Every living key whose name is wanted, as it was at `revision`.
+    pub fn rows_at(&self, revision: i64, wanted: impl Fn(&Bytes) -> bool) -> Vec<KeyValue> {
+        self.keys.keys().filter(|key| wanted(key)).filter_map(|key| self.at(key, revision)).collect()
     }
 
     /// What `revision` changed.
@@ -169,8 +193,7 @@ impl Execution<'_> {
     }
 
     fn check_put(&self, put: &pb::PutRequest) -> Result<(), Error> {
-        if put.lease != 0 {
-            // No workload grants leases yet, so each is unknown.
+        if put.lease != 0 && !self.model.leases.contains(&put.lease) {
             return Err(Error::LeaseNotFound);
         }
         if (put.ignore_value || put.ignore_lease) && self.model.at(&put.key, self.before).is_none() {

@@ -24,7 +24,7 @@ use crate::history::{Answer, Operation, Outcome, Recorder};
 use crate::scenario::play::{DeclaredLoss, Player};
 use crate::scenario::{self, Caller};
 use crate::workloads::{Client, Knowledge, tap};
-use crate::world::clock::{self, SimTime};
+use crate::world::clock::{self, ClockErrors, SimTime};
 use crate::world::cluster::{Cluster, client_machine, client_runtime};
 use crate::world::disk::{Death, DiskCounters, DiskKnobs};
 use crate::world::net::NetKnobs;
@@ -200,6 +200,10 @@ async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Repor
     }
     let evidence = Evidence {
         operations: without_declared_losses(recorder.operations(), &scenario_outcome.losses),
+        watches: recorder.watches(),
+        leases: recorder.leases(),
+        locks: recorder.locks(),
+        clocks: cluster.machines.iter().fold(ClockErrors::default(), |worst, machine| worst.or(machine.clock.errors())),
         taps: recorder.taps(),
         crashes: cluster.crashes(),
         healed_at,

@@ -154,6 +154,22 @@ impl Drop for Sleep {
     }
 }
 
+/// How wrong a monotonic clock has been, at the worst.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockErrors {
+    /// Away from the true rate, either way.
+    pub rate_ppm_max: u64,
+    /// It leapt forward.
+    pub leapt: bool,
+}
+
+impl ClockErrors {
+    /// The worse of both.
+    pub fn or(self, other: Self) -> Self {
+        Self { rate_ppm_max: self.rate_ppm_max.max(other.rate_ppm_max), leapt: self.leapt || other.leapt }
+    }
+}
+
 /// A machine's two clocks. Rates are in parts per million away from the true rate.
 pub struct MachineClock {
     state: Mutex<ClockState>,
@@ -167,6 +183,7 @@ struct ClockState {
     rate_ppm: i64,
     /// Shown wall time minus shown monotonic time.
     wall_minus_mono_ns: i64,
+    errors: ClockErrors,
 }
 
 /// 2026-01-01T00:00:00Z, when every run begins.
@@ -182,6 +199,7 @@ impl MachineClock {
                 mono_ns,
                 rate_ppm: 0,
                 wall_minus_mono_ns: EPOCH_UNIX_NS - mono_ns as i64,
+                errors: ClockErrors::default(),
             }),
         }
     }
@@ -206,6 +224,12 @@ impl MachineClock {
         state.mono_ns = state.mono_at(at);
         state.since = at;
         state.rate_ppm = rate_ppm;
+        state.errors = state.errors.or(ClockErrors { rate_ppm_max: rate_ppm.unsigned_abs(), leapt: false });
+    }
+
+    /// How wrong it has been so far.
+    pub fn errors(&self) -> ClockErrors {
+        lock(&self.state).errors
     }
 
     /// Makes the wall clock jump, either way.
@@ -215,7 +239,9 @@ impl MachineClock {
 
     /// Makes both clocks leap forward, as after a suspend.
     pub fn leap(&self, by: Duration) {
-        lock(&self.state).mono_ns += by.as_nanos() as u64;
+        let mut state = lock(&self.state);
+        state.mono_ns += by.as_nanos() as u64;
+        state.errors.leapt = true;
     }
 
     /// The true time at which the monotonic clock will show `deadline`, if its rate stays.
@@ -272,8 +298,12 @@ mod tests {
             clock.jump_wall(-3_600_000_000_000);
             assert_eq!(clock.mono_now(), mono);
             assert_eq!(wall.unix_secs() - clock.wall_now().unix_secs(), 3600);
+            assert_eq!(clock.errors(), ClockErrors::default(), "only the monotonic clock counts");
             clock.leap(Duration::from_secs(9));
             assert_eq!(clock.mono_now().since(mono), Duration::from_secs(9));
+            clock.set_rate(-20);
+            clock.set_rate(10);
+            assert_eq!(clock.errors(), ClockErrors { rate_ppm_max: 20, leapt: true });
         });
     }
 }

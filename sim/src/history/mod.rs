@@ -1,6 +1,15 @@
 //! What the clients asked and were told, with simulated times: the only thing that checkers believe.
+//!
+//! Calls of the KV service are [`Operation`]s; those of the other services have the same shape and are kept apart ([`lease`],
+//! [`lock`]), and so are watches, which are told many things ([`watch`]).
+
+pub mod lease;
+pub mod lock;
+pub mod watch;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -83,9 +92,9 @@ impl Answer {
 
 /// How an operation ended.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
+pub enum Outcome<A = Answer> {
     /// With an answer.
-    Answered(Answer),
+    Answered(A),
     /// With an error that promises: nothing was changed.
     Refused {
         /// gRPC status code.
@@ -100,7 +109,7 @@ pub enum Outcome {
 
 /// One call of one client.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Operation {
+pub struct Operation<Q = Request, A = Answer> {
     /// Who called.
     pub client: u64,
     /// When the call was made.
@@ -108,14 +117,14 @@ pub struct Operation {
     /// When its outcome was known to the client.
     pub end: SimTime,
     /// What was asked.
-    pub request: Request,
+    pub request: Q,
     /// What came of it. An operation that is still under way is unknown.
-    pub outcome: Outcome,
+    pub outcome: Outcome<A>,
 }
 
-impl Operation {
+impl<Q: Debug, A: Debug> Operation<Q, A> {
     /// The answer, if there was one.
-    pub fn answer(&self) -> Option<&Answer> {
+    pub fn answer(&self) -> Option<&A> {
         match &self.outcome {
             Outcome::Answered(answer) => Some(answer),
             _ => None,
@@ -124,7 +133,7 @@ impl Operation {
 
     /// The last moment at which it may have taken effect.
     pub fn effective_end(&self) -> SimTime {
-        if self.outcome == Outcome::Unknown { SimTime::NEVER } else { self.end }
+        if matches!(self.outcome, Outcome::Unknown) { SimTime::NEVER } else { self.end }
     }
 
     /// For a report: who, when, what, in one line.
@@ -154,15 +163,54 @@ pub struct Recorder {
     trace: Trace,
 }
 
+/// What is recorded.
 #[derive(Default)]
-struct Recorded {
+pub struct Recorded {
     operations: Vec<Operation>,
+    leases: Vec<lease::LeaseCall>,
+    locks: Vec<lock::LockCall>,
+    watches: Vec<watch::Watch>,
     answered: u64,
     taps: BTreeMap<i64, RevisionDiff>,
 }
 
-/// An operation under way.
-pub struct Ticket(usize);
+/// A service whose calls are recorded, by its requests.
+pub trait Service: Sized {
+    /// What it answers.
+    type Answer;
+    /// No other service has it.
+    const NUMBER: u64;
+
+    /// Where its calls are.
+    fn calls(recorded: &mut Recorded) -> &mut Vec<Operation<Self, Self::Answer>>;
+
+    /// The message that came over the wire.
+    fn encoded(answer: &Self::Answer) -> Vec<u8>;
+}
+
+impl Service for Request {
+    type Answer = Answer;
+    const NUMBER: u64 = 0;
+
+    fn calls(recorded: &mut Recorded) -> &mut Vec<Operation> {
+        &mut recorded.operations
+    }
+
+    fn encoded(answer: &Answer) -> Vec<u8> {
+        answer.encoded()
+    }
+}
+
+/// A call under way.
+pub struct Ticket<Q = Request>(usize, PhantomData<Q>);
+
+/// A watch under way.
+#[derive(Clone, Copy)]
+pub struct WatchTicket(usize);
+
+/// Traces tell services apart by their numbers, and calls of one service by theirs.
+const SERVICE_SHIFT: u32 = 48;
+const WATCHES: u64 = 3;
 
 impl Recorder {
     /// An empty record.
@@ -171,26 +219,55 @@ impl Recorder {
     }
 
     /// A call begins.
-    pub fn begin(&self, client: u64, request: Request) -> Ticket {
+    pub fn begin<Q: Service>(&self, client: u64, request: Q) -> Ticket<Q> {
         let mut state = lock(&self.state);
+        let calls = Q::calls(&mut state);
         let now = clock::now();
-        state.operations.push(Operation { client, start: now, end: now, request, outcome: Outcome::Unknown });
-        Ticket(state.operations.len() - 1)
+        calls.push(Operation { client, start: now, end: now, request, outcome: Outcome::Unknown });
+        Ticket(calls.len() - 1, PhantomData)
     }
 
     /// It ends.
-    pub fn end(&self, ticket: Ticket, outcome: Outcome) {
+    pub fn end<Q: Service>(&self, ticket: Ticket<Q>, outcome: Outcome<Q::Answer>) {
         let (kind, bytes) = match &outcome {
-            Outcome::Answered(answer) => (0, answer.encoded()),
+            Outcome::Answered(answer) => (0, Q::encoded(answer)),
             Outcome::Refused { code, message } => (1 + *code as u64, message.clone().into_bytes()),
             Outcome::Unknown => (u64::MAX, Vec::new()),
         };
-        self.trace.note(Event::Answer, &[ticket.0 as u64, kind], &bytes);
+        let number = (Q::NUMBER << SERVICE_SHIFT) | ticket.0 as u64;
+        self.trace.note(Event::Answer, &[number, kind], &bytes);
         let mut state = lock(&self.state);
         state.answered += u64::from(matches!(outcome, Outcome::Answered(_)));
-        let operation = &mut state.operations[ticket.0];
+        let operation = &mut Q::calls(&mut state)[ticket.0];
         operation.end = clock::now();
         operation.outcome = outcome;
+    }
+
+    /// A watch is asked for. See [`watch::Watch`].
+    pub fn begin_watch(&self, client: u64, stream: u64, request: pb::WatchCreateRequest) -> WatchTicket {
+        let (start, end) = (clock::now(), SimTime::NEVER);
+        let mut state = lock(&self.state);
+        let (responses, cancel_asked) = (Vec::new(), None);
+        state.watches.push(watch::Watch { client, stream, request, start, responses, cancel_asked, end });
+        WatchTicket(state.watches.len() - 1)
+    }
+
+    /// It got a response.
+    pub fn watched(&self, ticket: WatchTicket, response: pb::WatchResponse) {
+        let number = (WATCHES << SERVICE_SHIFT) | ticket.0 as u64;
+        self.trace.note(Event::Answer, &[number, 0], &response.encode_to_vec());
+        lock(&self.state).watches[ticket.0].responses.push((clock::now(), response));
+    }
+
+    /// Its client asks for its end.
+    pub fn cancel_watch(&self, ticket: WatchTicket) {
+        lock(&self.state).watches[ticket.0].cancel_asked.get_or_insert(clock::now());
+    }
+
+    /// Nobody listens any more.
+    pub fn end_watch(&self, ticket: WatchTicket) {
+        let watch = &mut lock(&self.state).watches[ticket.0];
+        watch.end = watch.end.min(clock::now());
     }
 
     /// How many operations were answered.
@@ -214,6 +291,23 @@ impl Recorder {
     /// Everything so far, in order of the calls' begin.
     pub fn operations(&self) -> Vec<Operation> {
         lock(&self.state).operations.clone()
+    }
+
+    /// Every call of the lease service so far, in order of their begin.
+    pub fn leases(&self) -> Vec<lease::LeaseCall> {
+        lock(&self.state).leases.clone()
+    }
+
+    /// Every call of the lock service so far, in order of their begin.
+    pub fn locks(&self) -> Vec<lock::LockCall> {
+        lock(&self.state).locks.clone()
+    }
+
+    /// Every watch so far, in order of their begin. Those that go on were listened to until now.
+    pub fn watches(&self) -> Vec<watch::Watch> {
+        let mut watches = lock(&self.state).watches.clone();
+        watches.iter_mut().for_each(|watch| watch.end = watch.end.min(clock::now()));
+        watches
     }
 
     /// Every tapped revision.
@@ -244,4 +338,37 @@ fn txn_wrote(answer: &pb::TxnResponse) -> bool {
         Some(Response::ResponseTxn(answer)) => txn_wrote(answer),
         Some(Response::ResponseRange(_)) | None => false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::in_world;
+
+    #[test]
+    fn services_are_recorded_apart_and_watches_until_nobody_listens() {
+        in_world(1, |world| async move {
+            let recorder = Recorder::new(world.trace.clone());
+            let grant = lease::LeaseRequest::Grant(pb::LeaseGrantRequest { ttl: 5, id: 7 });
+            let ticket = recorder.begin(1, grant);
+            let put = recorder.begin(1, Request::Put(pb::PutRequest::default()));
+            let left = recorder.begin_watch(1, 1, pb::WatchCreateRequest::default());
+            recorder.begin_watch(2, 2, pb::WatchCreateRequest::default());
+            clock::sleep(std::time::Duration::from_secs(1)).await;
+            recorder.end(ticket, Outcome::Answered(lease::LeaseAnswer::Grant(pb::LeaseGrantResponse::default())));
+            recorder.end(put, Outcome::Unknown);
+            recorder.watched(left, pb::WatchResponse { created: true, ..Default::default() });
+            recorder.cancel_watch(left);
+            recorder.end_watch(left);
+            clock::sleep(std::time::Duration::from_secs(1)).await;
+            recorder.end_watch(left);
+            let seconds = |at: SimTime| at.as_nanos() / 1_000_000_000;
+            let (operations, leases) = (recorder.operations(), recorder.leases());
+            assert_eq!((operations.len(), leases.len(), recorder.locks().len(), recorder.answered()), (1, 1, 0, 1));
+            assert_eq!((seconds(leases[0].end), leases[0].answer().is_some()), (1, true));
+            let [left, kept] = &recorder.watches()[..] else { panic!("two") };
+            assert_eq!((seconds(left.end), seconds(kept.end)), (1, 2));
+            assert_eq!((left.responses.len(), left.cancel_asked.map(seconds)), (1, Some(1)));
+        });
+    }
 }

@@ -1,0 +1,352 @@
+//! The order of all writes, and what each revision changed: replay instead of search, because etcd tells revisions.
+//!
+//! 1. Every answered write names its revision: that is its place in the order.
+//! 2. A revision that no answered write claims was made by a write whose outcome is unknown. What it changed was read from the
+//!    store ([`Evidence::taps`]); an unknown write with exactly that effect takes the place. Values are unique, deletions are
+//!    not: each such revision gets a maker of its own by matching. The other unknown writes never happened.
+//! 3. The model executes the writes in that order, and must give every answer to the byte.
+//!
+//! Where there are leases, they end without naming their revision, and without anybody asking if they expire: a revision that
+//! deletes all keys of one lease, and nothing else, may also have been made by its end, once for each time that it was
+//! granted. And the lock service writes: a Lock puts its key, and deletes it if it fails; an Unlock deletes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message;
+use quorate_proto::mvccpb::KeyValue;
+
+use super::Evidence;
+use crate::history::lease;
+use crate::history::lock::{LockCall, LockRequest};
+use crate::history::{Answer, Operation, Outcome, Request, RevisionDiff};
+use crate::model::{Changes, Model};
+use crate::world::clock::SimTime;
+
+/// The revision of the first write.
+pub(super) const FIRST_WRITE: i64 = 2;
+
+/// Everything that was written.
+pub(super) struct Replay<'a> {
+    /// In its last state; it answers as of any.
+    pub(super) model: Model,
+    /// What made revision `FIRST_WRITE + index`.
+    pub(super) made: Vec<Made<'a>>,
+}
+
+/// A revision.
+pub(super) struct Made<'a> {
+    /// Who made it.
+    pub(super) by: Maker<'a>,
+    /// What it changed, in order of the writes where an answer tells them, else in order of the keys.
+    pub(super) changes: Changes,
+}
+
+/// Who made a revision.
+#[derive(Clone, Copy)]
+pub(super) enum Maker<'a> {
+    /// An operation that was told so.
+    Answered(&'a Operation),
+    /// An operation that nobody heard of again. Another one with the same effect may have been it.
+    Unknown(&'a Operation),
+    /// A call of the lock service.
+    Lock(&'a LockCall),
+    /// The end of this lease. `certain`: nobody else could have done the same.
+    LeaseEnd { lease: i64, certain: bool },
+}
+
+impl Made<'_> {
+    /// It was not made before.
+    pub(super) fn start(&self) -> SimTime {
+        match self.by {
+            Maker::Answered(operation) | Maker::Unknown(operation) => operation.start,
+            Maker::Lock(call) => call.start,
+            Maker::LeaseEnd { .. } => SimTime::default(),
+        }
+    }
+
+    /// It was made by then.
+    pub(super) fn effective_end(&self) -> SimTime {
+        match self.by {
+            Maker::Answered(operation) => operation.end,
+            Maker::Unknown(_) | Maker::Lock(_) | Maker::LeaseEnd { .. } => SimTime::NEVER,
+        }
+    }
+
+    /// True if the changes are in the order in which they were made.
+    pub(super) fn is_in_order(&self) -> bool {
+        matches!(self.by, Maker::Answered(_))
+    }
+
+    /// For a report.
+    pub(super) fn describe(&self) -> String {
+        match self.by {
+            Maker::Answered(operation) | Maker::Unknown(operation) => operation.describe(),
+            Maker::Lock(call) => call.describe(),
+            Maker::LeaseEnd { lease, .. } => format!("the end of lease {lease}"),
+        }
+    }
+}
+
+impl<'a> Replay<'a> {
+    /// Replays; the error names the first write that cannot be.
+    pub(super) fn new(evidence: &'a Evidence) -> Result<Self, String> {
+        let operations = &evidence.operations;
+        let mut claimed: BTreeMap<i64, &Operation> = BTreeMap::new();
+        for operation in operations {
+            if let Some(revision) = operation.written_revision()
+                && let Some(other) = claimed.insert(revision, operation)
+            {
+                return Err(format!("two writes at one revision: {} and {}", other.describe(), operation.describe()));
+            }
+        }
+        let last_tapped = evidence.taps.keys().next_back().copied().unwrap_or(0);
+        let last = claimed.keys().next_back().copied().unwrap_or(0).max(last_tapped);
+        let mut model = Model::with_leases(lease::granted(&evidence.leases));
+        let mut made: Vec<(Option<&Operation>, Changes)> = Vec::new();
+        let mut gaps = Gaps::new(evidence, last);
+        for revision in FIRST_WRITE..=last {
+            let claimed_by = claimed.get(&revision).copied();
+            let changes = match (claimed_by, evidence.taps.get(&revision)) {
+                (Some(write), diff) => {
+                    let changes = replay_claimed(&mut model, revision, write)?;
+                    if let Some(diff) = diff {
+                        check_tap(&model, revision, diff)?;
+                    }
+                    changes
+                }
+                (None, Some(diff)) => {
+                    gaps.note(&model, revision, diff);
+                    model.apply_diff(diff).map_err(|error| format!("revision {revision} does not decode: {error}"))?;
+                    model.changes_of(revision)
+                }
+                (None, None) => {
+                    return Err(format!(
+                        "nobody claims revision {revision}, and it was not read before it was compacted"
+                    ));
+                }
+            };
+            made.push((claimed_by, changes));
+        }
+        let mut makers = gaps.match_all(evidence)?;
+        let made = made.into_iter().zip(FIRST_WRITE..).map(|((claimed_by, changes), revision)| {
+            let by = claimed_by.map(Maker::Answered).or_else(|| makers.remove(&revision));
+            Made { by: by.expect("each gap was matched"), changes }
+        });
+        Ok(Self { made: made.collect(), model })
+    }
+
+    /// What made revision `revision`.
+    pub(super) fn at(&self, revision: i64) -> Option<&Made<'a>> {
+        self.made.get(usize::try_from(revision - FIRST_WRITE).ok()?)
+    }
+
+    /// The newest revision.
+    pub(super) fn last(&self) -> i64 {
+        self.model.revision()
+    }
+
+    /// Every revision and what made it, from `first` on.
+    pub(super) fn from(&self, first: i64) -> impl Iterator<Item = (i64, &Made<'a>)> {
+        (FIRST_WRITE..).zip(&self.made).skip(usize::try_from(first - FIRST_WRITE).unwrap_or(0))
+    }
+}
+
+/// Every compaction that may have happened, and the revision up to which it compacts.
+pub(super) fn compactions(operations: &[Operation]) -> impl Iterator<Item = (&Operation, i64)> {
+    operations.iter().filter_map(|operation| match &operation.request {
+        Request::Compact(compact) if !matches!(operation.outcome, Outcome::Refused { .. }) => {
+            Some((operation, compact.revision))
+        }
+        _ => None,
+    })
+}
+
+/// The answer without what is the server's own.
+pub(super) fn bare(answer: &Answer) -> Answer {
+    let mut answer = answer.clone();
+    if let Some(header) = answer.header_mut() {
+        (header.cluster_id, header.member_id, header.raft_term) = (0, 0, 0);
+    }
+    answer
+}
+
+/// Executes an answered write at the revision that it claims; the answer must be the model's.
+fn replay_claimed(model: &mut Model, revision: i64, write: &Operation) -> Result<Changes, String> {
+    let (expected, changes) = model.execute_and_tell(&write.request);
+    if model.revision() != revision {
+        return Err(format!(
+            "revision {revision} cannot have been made by {}\n  the model says {expected:?}",
+            write.describe()
+        ));
+    }
+    match (&expected, write.answer()) {
+        (Ok(expected), Some(answer)) if *expected != bare(answer) => Err(wrong_answer(write, expected)),
+        _ => Ok(changes),
+    }
+}
+
+/// Revisions that no answered write claims, and who may have made them.
+struct Gaps<'a> {
+    unknown: Vec<&'a Operation>,
+    locks: &'a [LockCall],
+    /// How often each lease may have been granted.
+    grants: BTreeMap<i64, usize>,
+    /// The earliest end of an answer that rests on revision `index` (or a later one): its maker had begun by then.
+    seen: Vec<SimTime>,
+    gaps: Vec<Gap>,
+}
+
+struct Gap {
+    revision: i64,
+    /// Those that fit.
+    candidates: Vec<Candidate>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Candidate {
+    /// An index of `unknown`.
+    Operation(usize),
+    /// The put of the Lock with that index.
+    Acquire(usize),
+    /// The deletion by the call of the lock service with that index.
+    Release(usize),
+    /// The end of a lease, for one of the times that it was granted.
+    LeaseEnd(i64, usize),
+}
+
+impl<'a> Gaps<'a> {
+    fn new(evidence: &'a Evidence, last: i64) -> Self {
+        let operations = &evidence.operations;
+        let mut grants: BTreeMap<i64, usize> = BTreeMap::new();
+        lease::grants(&evidence.leases).for_each(|lease| *grants.entry(lease).or_default() += 1);
+        let unknown = operations.iter().filter(|operation| operation.outcome == Outcome::Unknown).collect();
+        let mut seen = vec![SimTime::NEVER; usize::try_from(last).unwrap_or(0) + 1];
+        for operation in operations {
+            let Some(answer) = operation.answer() else { continue };
+            if let Some(earliest) = usize::try_from(answer.revision()).ok().and_then(|at| seen.get_mut(at)) {
+                *earliest = (*earliest).min(operation.end);
+            }
+        }
+        for index in (1..seen.len()).rev() {
+            seen[index - 1] = seen[index - 1].min(seen[index]);
+        }
+        Self { unknown, locks: &evidence.locks, grants, seen, gaps: Vec::new() }
+    }
+
+    /// `model` is the state before `revision`, which changed `diff`.
+    fn note(&mut self, model: &Model, revision: i64, diff: &RevisionDiff) {
+        let seen = self.seen[revision as usize];
+        let fits = |operation: &Operation| {
+            operation.start <= seen
+                && model.effect(revision - 1, &model.try_at(&operation.request, revision - 1).1) == *diff
+        };
+        let operations = (0..self.unknown.len()).filter(|&index| fits(self.unknown[index]));
+        let mut candidates: Vec<Candidate> = operations.map(Candidate::Operation).collect();
+        candidates.extend(self.lock_writes(seen, revision, diff));
+        if let Some(lease) = lease_that_ends(model, revision, diff) {
+            let times = self.grants.get(&lease).copied().unwrap_or(0);
+            candidates.extend((0..times).map(|time| Candidate::LeaseEnd(lease, time)));
+        }
+        self.gaps.push(Gap { revision, candidates });
+    }
+
+    /// The calls of the lock service that may have changed exactly this.
+    fn lock_writes(&self, seen: SimTime, revision: i64, diff: &RevisionDiff) -> Vec<Candidate> {
+        let (Some((key, row)), 1) = (diff.first_key_value(), diff.len()) else { return Vec::new() };
+        let about = |(index, call): (usize, &LockCall)| {
+            if call.start > seen || call.key() != *key {
+                return None;
+            }
+            match (&call.request, row) {
+                (LockRequest::Lock(lock), Some(row)) => {
+                    let owned = KeyValue {
+                        key: key.clone(),
+                        create_revision: revision,
+                        mod_revision: revision,
+                        version: 1,
+                        lease: lock.lease,
+                        ..Default::default()
+                    };
+                    (*row == owned.encode_to_vec()).then_some(Candidate::Acquire(index))
+                }
+                // A Lock that fails cleans up.
+                (LockRequest::Lock(_), None) => call.answer().is_none().then_some(Candidate::Release(index)),
+                (LockRequest::Unlock(_), None) => Some(Candidate::Release(index)),
+                (LockRequest::Unlock(_), Some(_)) => None,
+            }
+        };
+        self.locks.iter().enumerate().filter_map(about).collect()
+    }
+
+    /// A maker of its own for each gap (augmenting paths).
+    fn match_all(&self, evidence: &Evidence) -> Result<BTreeMap<i64, Maker<'a>>, String> {
+        let mut taken: BTreeMap<Candidate, usize> = BTreeMap::new();
+        for (gap, Gap { revision, .. }) in self.gaps.iter().enumerate() {
+            if !self.augment(gap, &mut taken, &mut BTreeSet::new()) {
+                let diff = evidence.taps.get(revision).map_or_else(String::new, show);
+                return Err(format!("no write that anybody asked for made revision {revision}, which changed {diff}"));
+            }
+        }
+        let maker = |(candidate, gap): (Candidate, usize)| {
+            let Gap { revision, candidates } = &self.gaps[gap];
+            let maker = match candidate {
+                Candidate::Operation(index) => Maker::Unknown(self.unknown[index]),
+                Candidate::Acquire(index) | Candidate::Release(index) => Maker::Lock(&self.locks[index]),
+                Candidate::LeaseEnd(lease, _) => {
+                    let certain = candidates.iter().all(|other| matches!(other, Candidate::LeaseEnd(..)));
+                    Maker::LeaseEnd { lease, certain }
+                }
+            };
+            (*revision, maker)
+        };
+        Ok(taken.into_iter().map(maker).collect())
+    }
+
+    fn augment(&self, gap: usize, taken: &mut BTreeMap<Candidate, usize>, tried: &mut BTreeSet<Candidate>) -> bool {
+        for &maker in &self.gaps[gap].candidates {
+            if !tried.insert(maker) {
+                continue;
+            }
+            let free = match taken.get(&maker).copied() {
+                None => true,
+                Some(other) => self.augment(other, taken, tried),
+            };
+            if free {
+                taken.insert(maker, gap);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// The lease whose end changes exactly this, if there is one: all of its keys are deleted, and nothing else.
+fn lease_that_ends(model: &Model, revision: i64, diff: &RevisionDiff) -> Option<i64> {
+    let (key, _) = diff.first_key_value()?;
+    let lease = model.at(key, revision - 1)?.lease;
+    let only_deletes = diff.values().all(Option::is_none);
+    let ends = lease != 0 && only_deletes && diff.keys().eq(&model.keys_of_lease(lease, revision - 1));
+    ends.then_some(lease)
+}
+
+/// What was read from the store about a revision must be what the write did.
+fn check_tap(model: &Model, revision: i64, diff: &RevisionDiff) -> Result<(), String> {
+    let expected = model.effect(revision - 1, &model.changes_of(revision));
+    if expected == *diff {
+        return Ok(());
+    }
+    Err(format!("revision {revision} changed {} and should have changed {}", show(diff), show(&expected)))
+}
+
+pub(super) fn show(diff: &RevisionDiff) -> String {
+    let rows = diff.iter().map(|(key, row)| match row.as_ref().map(|row| KeyValue::decode(row.clone())) {
+        Some(Ok(row)) => format!("{row:?}"),
+        Some(Err(error)) => format!("{key:?} to bytes that do not decode ({error})"),
+        None => format!("{key:?} deleted"),
+    });
+    format!("[{}]", rows.collect::<Vec<_>>().join(", "))
+}
+
+pub(super) fn wrong_answer(operation: &Operation, expected: &Answer) -> String {
+    format!("a wrong answer: {}\n  the model answers {expected:?}", operation.describe())
+}

@@ -1,0 +1,55 @@
+//! What clients asked of the lock service, and were told. The service writes keys of its own, which no KV call asks for.
+
+use bytes::Bytes;
+use prost::Message;
+use quorate_proto::v3lockpb as pb;
+
+use super::{Operation, Recorded, Service};
+
+/// A call of the lock service.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LockRequest {
+    /// Lock.
+    Lock(pb::LockRequest),
+    /// Unlock.
+    Unlock(pb::UnlockRequest),
+}
+
+/// What it returned.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LockAnswer {
+    /// To a Lock.
+    Lock(pb::LockResponse),
+    /// To an Unlock.
+    Unlock(pb::UnlockResponse),
+}
+
+/// One call.
+pub type LockCall = Operation<LockRequest, LockAnswer>;
+
+impl LockCall {
+    /// The key by which the caller waits and owns: the lock's name, a slash, and the lease in hex. For an Unlock the key that
+    /// it deletes.
+    pub fn key(&self) -> Bytes {
+        match &self.request {
+            LockRequest::Lock(lock) => [&lock.name[..], format!("/{:x}", lock.lease).as_bytes()].concat().into(),
+            LockRequest::Unlock(unlock) => unlock.key.clone(),
+        }
+    }
+}
+
+impl Service for LockRequest {
+    type Answer = LockAnswer;
+    const NUMBER: u64 = 2;
+
+    fn calls(recorded: &mut Recorded) -> &mut Vec<LockCall> {
+        &mut recorded.locks
+    }
+
+    fn encoded(answer: &LockAnswer) -> Vec<u8> {
+        match answer {
+            LockAnswer::Lock(answer) => answer.encode_to_vec(),
+            LockAnswer::Unlock(answer) => answer.encode_to_vec(),
+        }
+    }
+}
