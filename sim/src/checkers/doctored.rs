@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
-use quorate_proto::etcdserverpb as pb;
+use quorate_proto::mvccpb::KeyValue;
+use quorate_proto::{etcdserverpb as pb, v3lockpb};
 
 use super::Evidence;
+use crate::history::lease::{LeaseAnswer, LeaseCall, LeaseRequest};
+use crate::history::lock::{LockAnswer, LockCall, LockRequest};
 use crate::history::{Answer, Operation, Outcome, Request, RevisionDiff};
 use crate::model::Model;
 use crate::world::clock::SimTime;
@@ -21,11 +24,24 @@ pub struct Story {
     operations: Vec<Operation>,
     taps: BTreeMap<i64, RevisionDiff>,
     crashes: Vec<SimTime>,
+    pub leases: Vec<LeaseCall>,
+    pub locks: Vec<LockCall>,
 }
+
+/// The leases to which a story may attach keys, before it grants them, too.
+pub const LEASES: [i64; 2] = [0x70, 0x71];
 
 impl Default for Story {
     fn default() -> Self {
-        Self { model: Model::new(), now_ms: 0, operations: Vec::new(), taps: BTreeMap::new(), crashes: Vec::new() }
+        Self {
+            model: Model::with_leases(LEASES.into()),
+            now_ms: 0,
+            operations: Vec::new(),
+            taps: BTreeMap::new(),
+            crashes: Vec::new(),
+            leases: Vec::new(),
+            locks: Vec::new(),
+        }
     }
 }
 
@@ -81,6 +97,111 @@ impl Story {
         self.call(Request::Range(everything()))
     }
 
+    pub fn wait_ms(&mut self, ms: u64) -> &mut Self {
+        self.now_ms += ms;
+        self
+    }
+
+    /// A header, as it would be filled now.
+    pub fn header(&self) -> Option<pb::ResponseHeader> {
+        Some(pb::ResponseHeader { cluster_id: 1, member_id: 2, raft_term: 3, revision: self.model.revision() })
+    }
+
+    fn call_of<Q, A>(&mut self, request: Q, answer: A) -> Operation<Q, A> {
+        let (start, end) = (at_ms(self.now_ms), at_ms(self.now_ms + 1));
+        self.now_ms += 2;
+        Operation { client: CLIENT, start, end, request, outcome: Outcome::Answered(answer) }
+    }
+
+    pub fn grant(&mut self, id: i64, ttl: i64) -> &mut Self {
+        let answer = pb::LeaseGrantResponse { header: self.header(), id, ttl, ..Default::default() };
+        let request = LeaseRequest::Grant(pb::LeaseGrantRequest { ttl, id });
+        let call = self.call_of(request, LeaseAnswer::Grant(answer));
+        self.leases.push(call);
+        self
+    }
+
+    pub fn keep_alive(&mut self, id: i64, ttl: i64) -> &mut Self {
+        let answer = pb::LeaseKeepAliveResponse { header: self.header(), id, ttl };
+        let request = LeaseRequest::KeepAlive(pb::LeaseKeepAliveRequest { id });
+        let call = self.call_of(request, LeaseAnswer::KeepAlive(answer));
+        self.leases.push(call);
+        self
+    }
+
+    pub fn time_to_live(&mut self, id: i64, ttl: i64, granted_ttl: i64, keys: &[&'static str]) -> &mut Self {
+        let keys = keys.iter().map(|&key| key.into()).collect();
+        let answer = pb::LeaseTimeToLiveResponse { header: self.header(), id, ttl, granted_ttl, keys };
+        let request = LeaseRequest::TimeToLive(pb::LeaseTimeToLiveRequest { id, keys: true });
+        let call = self.call_of(request, LeaseAnswer::TimeToLive(answer));
+        self.leases.push(call);
+        self
+    }
+
+    pub fn list_leases(&mut self, ids: &[i64]) -> &mut Self {
+        let leases = ids.iter().map(|&id| pb::LeaseStatus { id }).collect();
+        let answer = pb::LeaseLeasesResponse { header: self.header(), leases };
+        let call = self.call_of(LeaseRequest::Leases(pb::LeaseLeasesRequest {}), LeaseAnswer::Leases(answer));
+        self.leases.push(call);
+        self
+    }
+
+    pub fn revoke(&mut self, id: i64) -> &mut Self {
+        self.end_lease(id);
+        let answer = pb::LeaseRevokeResponse { header: self.header() };
+        let request = LeaseRequest::Revoke(pb::LeaseRevokeRequest { id });
+        let call = self.call_of(request, LeaseAnswer::Revoke(answer));
+        self.leases.push(call);
+        self
+    }
+
+    pub fn put_with_lease(&mut self, key: &'static str, lease: i64) -> &mut Self {
+        self.call(Request::Put(pb::PutRequest { key: key.into(), lease, ..Default::default() }))
+    }
+
+    /// All keys of a lease go.
+    pub fn end_lease(&mut self, lease: i64) -> &mut Self {
+        let keys = self.model.keys_of_lease(lease, self.model.revision());
+        self.happens(keys.into_iter().map(|key| (key, None)).collect())
+    }
+
+    /// Somebody's change of the store, which is tapped.
+    pub fn happens(&mut self, diff: RevisionDiff) -> &mut Self {
+        if !diff.is_empty() {
+            self.model.apply_diff(&diff).expect("rows decode");
+            self.taps.insert(self.model.revision(), diff);
+        }
+        self
+    }
+
+    /// Asks for a lock: its key is put, and somebody owns it by now.
+    pub fn lock(&mut self, name: &str, lease: i64) -> &mut Self {
+        let request = LockRequest::Lock(v3lockpb::LockRequest { name: name.to_owned().into(), lease });
+        let mut call = self.call_of(request, LockAnswer::Unlock(v3lockpb::UnlockResponse::default()));
+        let (key, revision) = (call.key(), self.model.revision() + 1);
+        let row = KeyValue {
+            key: key.clone(),
+            create_revision: revision,
+            mod_revision: revision,
+            version: 1,
+            lease,
+            ..Default::default()
+        };
+        self.happens(RevisionDiff::from([(key.clone(), Some(row.encode_to_vec().into()))]));
+        call.outcome = Outcome::Answered(LockAnswer::Lock(v3lockpb::LockResponse { header: self.header(), key }));
+        self.locks.push(call);
+        self
+    }
+
+    pub fn unlock(&mut self, name: &str, lease: i64) -> &mut Self {
+        let key: Bytes = format!("{name}/{lease:x}").into();
+        self.happens(RevisionDiff::from([(key.clone(), None)]));
+        let answer = LockAnswer::Unlock(v3lockpb::UnlockResponse { header: self.header() });
+        let call = self.call_of(LockRequest::Unlock(v3lockpb::UnlockRequest { key }), answer);
+        self.locks.push(call);
+        self
+    }
+
     pub fn crash(&mut self) {
         self.crashes.push(at_ms(self.now_ms));
         self.now_ms += 2;
@@ -122,6 +243,8 @@ impl Story {
             operations: self.operations.clone(),
             taps: self.taps.clone(),
             crashes: self.crashes.clone(),
+            leases: self.leases.clone(),
+            locks: self.locks.clone(),
             recovery_limit_ns: u64::MAX,
             ..Evidence::default()
         }

@@ -1,13 +1,15 @@
 //! An acknowledged write is there after every crash.
 //!
 //! Needs no model: a linearizable read that began after a put was acknowledged shows that put or a newer version of the key, or
-//! lacks the key only if some delete may have come later. Only reads of the newest revision, without filters, limit or
-//! keys that they leave out, are judged here.
+//! lacks the key only if some delete may have come later, or the end of a lease to which it was attached. Only reads of the
+//! newest revision, without filters, limit or keys that they leave out, are judged here.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
+use quorate_proto::etcdserverpb as pb;
+use quorate_proto::etcdserverpb::request_op::Request as Op;
 use quorate_proto::mvccpb::KeyValue;
 
 use super::{Checker, Evidence};
@@ -83,9 +85,26 @@ fn crashes_between(evidence: &Evidence, from: SimTime, to: SimTime) -> impl Iter
 /// True if some operation that began before `by` may have deleted the key after revision `after`.
 fn may_be_deleted(operations: &[Operation], key: &Bytes, after: i64, by: SimTime) -> bool {
     operations.iter().filter(|operation| operation.start < by).any(|operation| {
-        let later = operation.written_revision().is_none_or(|revision| revision > after);
-        later && deletes(&operation.request, key)
+        let from = |first: i64| operation.written_revision().is_none_or(|revision| revision >= first);
+        (from(after + 1) && deletes(&operation.request, key)) || (from(after) && attaches(&operation.request, key))
     })
+}
+
+/// True if the key may belong to a lease after it, and end with that.
+fn attaches(request: &Request, key: &Bytes) -> bool {
+    let put_attaches = |put: &pb::PutRequest| put.key == *key && (put.lease != 0 || put.ignore_lease);
+    fn txn_attaches(txn: &pb::TxnRequest, put_attaches: &dyn Fn(&pb::PutRequest) -> bool) -> bool {
+        txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
+            Some(Op::RequestPut(put)) => put_attaches(put),
+            Some(Op::RequestTxn(inner)) => txn_attaches(inner, put_attaches),
+            Some(Op::RequestDeleteRange(_) | Op::RequestRange(_)) | None => false,
+        })
+    }
+    match request {
+        Request::Put(put) => put_attaches(put),
+        Request::Txn(txn) => txn_attaches(txn, &put_attaches),
+        Request::Range(_) | Request::Delete(_) | Request::Compact(_) => false,
+    }
 }
 
 fn deletes(request: &Request, key: &Bytes) -> bool {
@@ -96,8 +115,7 @@ fn deletes(request: &Request, key: &Bytes) -> bool {
     }
 }
 
-fn txn_deletes(txn: &quorate_proto::etcdserverpb::TxnRequest, key: &Bytes) -> bool {
-    use quorate_proto::etcdserverpb::request_op::Request as Op;
+fn txn_deletes(txn: &pb::TxnRequest, key: &Bytes) -> bool {
     txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
         Some(Op::RequestDeleteRange(delete)) => contains(&delete.key, &delete.range_end, key),
         Some(Op::RequestTxn(inner)) => txn_deletes(inner, key),
@@ -135,6 +153,16 @@ mod tests {
         assert_eq!(DurableAcks.check(&story.evidence()), Ok(()));
         story.doctor_last(|answer| *answer = before);
         assert!(DurableAcks.check(&story.evidence()).is_err());
+    }
+
+    #[test]
+    fn a_key_whose_lease_may_have_ended_is_not_missed() {
+        let mut story = Story::default();
+        story.put("a", "1").put_with_lease("a", LEASES[0]).end_lease(LEASES[0]).read_all();
+        assert_eq!(DurableAcks.check(&story.evidence()), Ok(()));
+        let mut evidence = story.evidence();
+        evidence.operations.remove(1);
+        assert!(DurableAcks.check(&evidence).is_err());
     }
 
     #[test]

@@ -7,8 +7,10 @@
 mod append_cycles;
 mod durable_acks;
 mod equal_hashes;
+mod leases;
 mod linearizable;
 mod liveness;
+mod locks;
 mod member_health;
 mod raft_safety;
 mod replay;
@@ -101,6 +103,8 @@ pub fn all() -> Vec<Box<dyn Checker>> {
         Box::new(linearizable::Linearizable),
         Box::new(append_cycles::AppendCycles),
         Box::new(watch::Watches),
+        Box::new(leases::Leases),
+        Box::new(locks::Locks),
         Box::new(liveness::Liveness),
         Box::new(equal_hashes::EqualHashes),
     ]
