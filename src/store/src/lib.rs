@@ -20,6 +20,7 @@
 //! | `lease` `alarm` `membership` `quota` | a state machine each |
 //! | `view` `publish` | what readers see, and how it gets to them |
 //! | `pending` `rows` `row_cache` `row_scan` | rows in memory, where a row is found, and all of them in order |
+//! | `watch` | who is told of which keys, and what they were not told yet |
 //! | `hash_kv` | etcd's hash over rows, by which members find out that they differ |
 //! | `snapshot` | the whole state as etcd's snapshot file, and back |
 //! | `flush` `open` `format` `backend` | writing and reading the file |
@@ -50,6 +51,7 @@ mod sync;
 #[cfg(test)]
 mod testing;
 mod view;
+pub mod watch;
 
 pub use apply::{Command, Outcome, Progress, Response};
 pub use error::{ReadError, StoreError};

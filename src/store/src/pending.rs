@@ -95,6 +95,20 @@ impl Seen {
         (index < self.len).then(|| self.generation.get(index))
     }
 
+    /// The place of the first row of revision `main` or later; behind the last one if there is none.
+    pub(crate) fn place_of(&self, main: i64) -> usize {
+        let (mut low, mut high) = (0, self.len);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.generation.get(middle).revision.main < main {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
     /// The revision of the first row.
     pub(crate) fn first(&self) -> Option<RowRevision> {
         (self.len > 0).then(|| self.generation.get(0).revision)

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use redb::{AccessGuard, Range, StorageError};
 
 use crate::error::{FileName, StoreError, guarded};
@@ -12,7 +13,7 @@ use crate::format::{self, RowKey};
 use crate::mvcc::revision::RowRevision;
 use crate::pending::Seen;
 
-type DurableRange = Range<'static, &'static RowKey, &'static [u8]>;
+pub(crate) type DurableRange = Range<'static, &'static RowKey, &'static [u8]>;
 
 type DurableRow = (AccessGuard<'static, &'static RowKey>, AccessGuard<'static, &'static [u8]>);
 
@@ -22,6 +23,15 @@ pub(crate) struct ScannedRow<'a> {
     /// `encoded` is of a `KeyValue` that holds the key alone.
     pub(crate) tombstone: bool,
     pub(crate) encoded: &'a [u8],
+    /// The same in memory that may be shared, if it lies in such.
+    shared: Option<&'a Bytes>,
+}
+
+impl ScannedRow<'_> {
+    /// `encoded`, to keep: a copy only if it lies in a page of the database.
+    pub(crate) fn to_bytes(&self) -> Bytes {
+        self.shared.cloned().unwrap_or_else(|| Bytes::copy_from_slice(self.encoded))
+    }
 }
 
 /// The scan.
@@ -37,8 +47,15 @@ pub(crate) struct RowScan {
 }
 
 impl RowScan {
-    pub(crate) fn new(durable: DurableRange, pending: VecDeque<Seen>, file: FileName, until: i64) -> Self {
-        Self { durable: Some(durable), pending, place: 0, file, until }
+    /// `durable`, then the generations of `pending`, of which the first begins at row `place`.
+    pub(crate) fn new(
+        durable: Option<DurableRange>,
+        pending: VecDeque<Seen>,
+        place: usize,
+        file: FileName,
+        until: i64,
+    ) -> Self {
+        Self { durable, pending, place, file, until }
     }
 
     /// Shows the next row, checked.
@@ -49,7 +66,7 @@ impl RowScan {
             let Some((tombstone, encoded)) = format::read_row(key, value.value()) else {
                 return Err(StoreError::damaged(&self.file, format!("table key, row {revision}: checksum mismatch")));
             };
-            return Ok(Some(visit(ScannedRow { revision, tombstone, encoded })));
+            return Ok(Some(visit(ScannedRow { revision, tombstone, encoded, shared: None })));
         }
         Ok(self.next_pending().map(visit))
     }
@@ -90,6 +107,7 @@ impl RowScan {
             revision: row.revision,
             tombstone: row.tombstone,
             encoded: &row.encoded,
+            shared: Some(&row.encoded),
         })
     }
 }

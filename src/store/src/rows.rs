@@ -3,6 +3,9 @@
 //! Rows are named by revision, and every pending row is newer than every durable one, so one comparison with the first
 //! revision of a generation tells where to look.
 
+use std::collections::VecDeque;
+use std::ops::RangeBounds;
+
 use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadableDatabase, TableDefinition};
 
@@ -12,7 +15,7 @@ use crate::format::{self, KEY_TABLE, LEASE_TABLE, META_TABLE, NARROW_TABLE, RowK
 use crate::mvcc::revision::RowRevision;
 use crate::pending::{Row, Seen};
 use crate::row_cache::RowCache;
-use crate::row_scan::RowScan;
+use crate::row_scan::{DurableRange, RowScan};
 use crate::sync::Arc;
 
 pub(crate) const KEY: TableDefinition<'static, &RowKey, &[u8]> = TableDefinition::new(KEY_TABLE);
@@ -29,6 +32,8 @@ pub(crate) struct Durable {
     _reads: std::sync::Arc<()>,
     /// Rows that nobody can see at this revision are not there any more; -1 is none.
     compact_finished: i64,
+    /// The compaction that the database knows of; that one may be half done.
+    compact_scheduled: i64,
 }
 
 impl Durable {
@@ -50,6 +55,7 @@ impl Durable {
             file: file.clone(),
             _reads: database.reader_token(),
             compact_finished: record.compact_finished,
+            compact_scheduled: record.compact_scheduled,
         })
     }
 
@@ -138,12 +144,39 @@ impl Rows {
 
     /// All rows in order, up to and with revision `until`.
     pub(crate) fn scan(&self, until: i64) -> Result<RowScan, StoreError> {
-        let Durable { table, file, .. } = &*self.durable;
-        let range = guarded(file, "reading table key", || {
-            table.range::<&RowKey>(..).map_err(|error| StoreError::database(file, "reading table key", error))
-        })?;
         let pending = [self.sealed.clone(), Some(self.active.clone())].into_iter().flatten().collect();
-        Ok(RowScan::new(range, pending, file.clone(), until))
+        Ok(RowScan::new(Some(self.durable_range(..)?), pending, 0, self.file().clone(), until))
+    }
+
+    /// The rows of the revisions `from..=until` in order. The database is left alone if all of them are pending.
+    pub(crate) fn scan_from(&self, from: i64, until: i64) -> Result<RowScan, StoreError> {
+        let mut pending = VecDeque::with_capacity(2);
+        let mut all_pending = false;
+        for generation in [Some(&self.active), self.sealed.as_ref()].into_iter().flatten() {
+            if let Some(first) = generation.first() {
+                pending.push_front(generation.clone());
+                if first.main <= from {
+                    all_pending = true;
+                    break;
+                }
+            }
+        }
+        let place = pending.front().map_or(0, |first| first.place_of(from));
+        let first = format::row_key(RowRevision::new(from, 0));
+        let durable = if all_pending { None } else { Some(self.durable_range(&first..)?) };
+        Ok(RowScan::new(durable, pending, place, self.file().clone(), until))
+    }
+
+    fn durable_range<'a>(&self, rows: impl RangeBounds<&'a RowKey> + 'a) -> Result<DurableRange, StoreError> {
+        let Durable { table, file, .. } = &*self.durable;
+        guarded(file, "reading table key", || {
+            table.range::<&RowKey>(rows).map_err(|error| StoreError::database(file, "reading table key", error))
+        })
+    }
+
+    /// From this revision on no row has been deleted by a compaction: one up to here may have begun to.
+    pub(crate) fn complete_from(&self) -> i64 {
+        self.durable.compact_scheduled
     }
 
     /// The compaction whose deletions are all done in the database.

@@ -21,22 +21,22 @@ use crate::{Command, Finished, Outcome, Progress, Store, StoreError, StoreOption
 const FILE: &str = "member/snap/db";
 
 /// A store on a disk in memory, driven as the apply loop would.
-struct Bench {
+pub(crate) struct Bench {
     disk: MemoryDisk,
     options: StoreOptions,
-    store: Store,
+    pub(crate) store: Store,
     now: MonoTime,
 }
 
 impl Bench {
-    fn new(options: StoreOptions) -> Self {
+    pub(crate) fn new(options: StoreOptions) -> Self {
         let disk = MemoryDisk::default();
         let store = Store::create_on(&disk, Path::new(FILE), options.clone()).expect("a new store");
         Self { disk, options, store, now: MonoTime::from_nanos(1) }
     }
 
     /// Applies the next entry and publishes.
-    fn apply(&mut self, command: Command) -> Outcome {
+    pub(crate) fn apply(&mut self, command: Command) -> Outcome {
         let outcome = self.apply_unpublished(command);
         self.store.publish();
         outcome
@@ -54,7 +54,7 @@ impl Bench {
     }
 
     /// Runs every job that is due or will be.
-    fn run_jobs(&mut self) -> Result<Vec<Finished>, StoreError> {
+    pub(crate) fn run_jobs(&mut self) -> Result<Vec<Finished>, StoreError> {
         let mut finished = Vec::new();
         while let Some(at) = self.store.next_job_at() {
             self.now = self.now.max(at);
@@ -63,6 +63,13 @@ impl Bench {
             }
         }
         Ok(finished)
+    }
+
+    /// Goes on with the state of another one, as after a snapshot. All readers follow.
+    pub(crate) fn succeed_with(&mut self, successor: Bench) {
+        let Bench { disk, store, .. } = successor;
+        self.disk = disk;
+        drop(self.store.succeed_with(store));
     }
 
     /// Closes the store and opens it again.
@@ -75,7 +82,7 @@ impl Bench {
 }
 
 /// An entry that holds one request.
-fn entry(fill: impl FnOnce(&mut InternalRaftRequest)) -> Command {
+pub(crate) fn entry(fill: impl FnOnce(&mut InternalRaftRequest)) -> Command {
     let mut request = InternalRaftRequest {
         header: Some(RequestHeader { id: 1, ..RequestHeader::default() }),
         ..InternalRaftRequest::default()
