@@ -33,6 +33,7 @@ use crate::membership::follow::Following;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::shared::{FromApply, Published, StopReason, Stopping, ToApply, Waiter};
+use crate::watches::Watches;
 use crate::{CLUSTER_VERSION, Member};
 
 /// Applying longer than this at a stretch lets other tasks run first.
@@ -68,6 +69,8 @@ pub struct ApplyLoop {
     pub replaced: Vec<Replaced>,
     /// For what may take long and hurries nobody.
     pub background: Arc<dyn Worker>,
+    /// Rung whenever the store has changed.
+    pub watches: Watches,
     /// Some entry since the last view was about members, or the version that they speak.
     pub membership_changed: bool,
 }
@@ -213,6 +216,7 @@ impl ApplyLoop {
         let Ok(opened) = opened.await else { return std::future::pending().await };
         let (successor, old_file) = opened?;
         self.replaced.push(Replaced::new(self.store.succeed_with(successor), old_file));
+        self.watches.ring();
         let view = self.store.reader().view();
         self.follow_membership();
         self.published.applied.store(index.0, Ordering::Release);
@@ -315,6 +319,7 @@ impl ApplyLoop {
             }
         }
         self.store.publish();
+        self.watches.ring();
         if std::mem::take(&mut self.membership_changed) {
             self.follow_membership();
         }

@@ -11,6 +11,9 @@
 //! 4. The connection's task gets the response and writes it out. Some hundred milliseconds later the store's rows go to the
 //!    database in one large transaction; after that the log up to there may be released.
 //!
+//! Who watches is told by the hubs of `watches`, which the apply loop rings when a batch is visible and which then read by
+//! themselves what is new.
+//!
 //! A linearizable read calls [`Member::linearize`], then reads [`Member::view`] in the connection's own task.
 //!
 //! After a crash, `bootstrap` opens the database, sees how far it got, and replays the log from there.
@@ -37,6 +40,7 @@ mod publish;
 mod raft_loop;
 mod shared;
 mod waiting;
+mod watches;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -59,6 +63,7 @@ pub use data_dir::DataDirError;
 pub use membership::promotion::refusal_text;
 pub use metrics::Metrics;
 pub use shared::{RaftStatus, StopReason};
+pub use watches::WatchStream;
 
 use apply_loop::ApplyLoop;
 use incoming::Incoming;
@@ -66,6 +71,7 @@ use membership::follow::Following;
 use peers::{INBOX_MESSAGES, PeerInbox, Peers, SnapshotSender};
 use raft_loop::{RaftLimits, RaftLoop};
 use shared::{Payload, Proposal, Published, RaftQuestion, Stopping, Waiter};
+use watches::Watches;
 
 /// The etcd release that this member claims to be.
 pub const SERVER_VERSION: &str = "3.7.1";
@@ -103,6 +109,7 @@ struct Inner {
     metrics: Metrics,
     /// Where rows are hashed: that reads all of them.
     hash_worker: Arc<dyn Worker>,
+    watches: Watches,
 }
 
 impl Member {
@@ -169,6 +176,7 @@ impl Member {
             limits: TransportLimits::default(),
         };
         let transport = Transport::new(rt.clone(), transport_config, Arc::new(inbox));
+        let watches = Watches::new(&rt, &metrics);
         published.applied.store(applied.0.0, Ordering::Release);
 
         let member = Member {
@@ -187,6 +195,7 @@ impl Member {
                 ready,
                 metrics: metrics.clone(),
                 hash_worker,
+                watches: watches.clone(),
                 rt: rt.clone(),
                 config,
             }),
@@ -245,6 +254,7 @@ impl Member {
             store_options,
             replaced: Vec::new(),
             background,
+            watches: watches.clone(),
             membership_changed: false,
         };
         let lock = booted.lock;
@@ -258,6 +268,7 @@ impl Member {
             drop(lock);
             stopping.set_ended();
         }));
+        watches.drive(&rt, &member);
         rt.spawn(Box::pin(publish::publish(member.clone(), ready_out)));
         rt.spawn(Box::pin(cluster_version::watch_over(member.clone())));
         rt.spawn(Box::pin(waiting::tell(member.clone())));
@@ -364,6 +375,11 @@ impl Member {
     /// The newest consistent view of the store.
     pub fn view(&self) -> Arc<View> {
         self.inner.reader.view()
+    }
+
+    /// A stream of watches, on the reactor that calls this.
+    pub fn open_watch_stream(&self) -> WatchStream {
+        self.inner.watches.open(&self.inner.rt, self.inner.reader.clone())
     }
 
     /// Whether a request fits the quota, asked before it is proposed.

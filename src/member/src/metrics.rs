@@ -9,6 +9,7 @@ use prometheus::core::Collector;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+use quorate_store::watch::WatchCounts;
 use quorate_types::MemberId;
 
 /// The handles.
@@ -61,6 +62,12 @@ pub struct Metrics {
     pub promotions: IntCounter,
     /// Promotions that this member refused as the leader, by reason.
     pub promotions_failed: IntCounterVec,
+    /// Events that watchers were sent.
+    pub watch_events: IntCounter,
+    watch_streams: IntGauge,
+    watchers: IntGauge,
+    slow_watchers: IntGauge,
+    pending_events: IntGauge,
     round_trip_seconds: HistogramVec,
     known_peers: IntGaugeVec,
     cluster_version: IntGaugeVec,
@@ -104,6 +111,11 @@ impl Metrics {
             db_total_bytes: real("etcd_mvcc_db_total_size_in_bytes", "Size of the database."),
             db_in_use_bytes: real("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the database in use."),
             quota_bytes: real("etcd_server_quota_backend_bytes", "The configured quota."),
+            watch_events: counter("etcd_debugging_mvcc_events_total", "Events sent by this member."),
+            watch_streams: gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams."),
+            watchers: gauge("etcd_debugging_mvcc_watcher_total", "Watchers."),
+            slow_watchers: gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that are not up to date."),
+            pending_events: gauge("etcd_debugging_mvcc_pending_events_total", "Events that wait to be sent."),
             promotions: counter("etcd_server_learner_promote_successes", "Learners that were promoted here."),
             promotions_failed: register(
                 &registry,
@@ -140,6 +152,20 @@ impl Metrics {
     pub fn set_cluster_version(&self, version: &str) {
         self.cluster_version.reset();
         self.cluster_version.with_label_values(&[version]).set(1);
+    }
+
+    /// The watches of one reactor were as in `before` when they were counted last, and are as in `now`.
+    pub fn count_watches(&self, before: WatchCounts, now: WatchCounts) {
+        for (gauge, before, now) in [
+            (&self.watch_streams, before.streams, now.streams),
+            (&self.watchers, before.watchers, now.watchers),
+            (&self.slow_watchers, before.slow, now.slow),
+            (&self.pending_events, before.pending_events, now.pending_events),
+        ] {
+            if before != now {
+                gauge.add(now as i64 - before as i64);
+            }
+        }
     }
 
     /// A round trip to `peer` takes `smoothed` in the mean.
