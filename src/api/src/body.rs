@@ -10,10 +10,27 @@ use http::{HeaderMap, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use tonic::{Code, Status};
 
+use crate::grpc::PREFIX_BYTES;
 use crate::metrics::Running;
 
-/// Encoded messages of a streaming call, each with its gRPC prefix; an error ends the call.
-pub type Messages = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+/// Encoded messages of a streaming call; an error ends the call.
+pub type Messages = Pin<Box<dyn Stream<Item = Result<Chunk, Status>> + Send>>;
+
+/// A part of a streaming call's answers: one message with its gRPC prefix, several, or a piece of a large one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// What goes out.
+    pub data: Bytes,
+    /// How many messages begin in it.
+    pub messages: u64,
+}
+
+impl Chunk {
+    /// One whole message, with its prefix.
+    pub fn message(data: Bytes) -> Self {
+        Self { data, messages: 1 }
+    }
+}
 
 /// The body of an answer.
 #[derive(Default)]
@@ -47,9 +64,10 @@ impl ApiBody {
 impl StreamBody {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, HeaderMap>> {
         Poll::Ready(match ready!(self.messages.as_mut().poll_next(context)) {
-            Some(Ok(message)) => {
-                self.running.sent(message.len() - crate::grpc::PREFIX_BYTES);
-                Ok(message)
+            Some(Ok(Chunk { data, messages })) => {
+                let prefixes = usize::try_from(messages).unwrap_or(usize::MAX).saturating_mul(PREFIX_BYTES);
+                self.running.sent_many(messages, data.len().saturating_sub(prefixes));
+                Ok(data)
             }
             Some(Err(status)) => {
                 self.running.finish(status.code());

@@ -9,7 +9,7 @@
 //! compare them.
 
 use std::fmt::Display;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -52,6 +52,44 @@ pub fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
     }
 }
 
+/// The messages of a call that has many.
+pub struct Requests<B> {
+    body: Pin<Box<B>>,
+    limit_bytes: usize,
+    /// Received, and not yet taken.
+    buffer: BytesMut,
+}
+
+impl<B> Requests<B>
+where
+    B: Body<Data = Bytes, Error: Display>,
+{
+    /// The messages in `body`.
+    pub fn new(body: B, limit_bytes: usize) -> Self {
+        Self { body: Box::pin(body), limit_bytes, buffer: BytesMut::new() }
+    }
+
+    /// The next message, without its prefix; `None` once the client has sent its last. Nothing is lost if this is dropped before
+    /// it completes.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            if let Some(total) = total_bytes(&self.buffer, self.limit_bytes)? {
+                if self.buffer.len() >= total {
+                    let mut message = self.buffer.split_to(total);
+                    message.advance(PREFIX_BYTES);
+                    return Ok(Some(message.freeze()));
+                }
+                self.buffer.reserve((total - self.buffer.len()).min(RESERVE_BYTES_MAX));
+            }
+            match next_data(&mut self.body.as_mut()).await? {
+                Some(data) => self.buffer.extend_from_slice(&data),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(Status::internal("unexpected EOF")),
+            }
+        }
+    }
+}
+
 /// Receives the one message of a unary or server-streaming call, without its prefix. What a client sends after it is not
 /// looked at.
 pub async fn receive<B>(body: B, limit_bytes: usize) -> Result<Bytes, Status>
@@ -83,7 +121,7 @@ where
 }
 
 /// The next bytes; `None` at the end.
-async fn next_data<B>(body: &mut std::pin::Pin<&mut B>) -> Result<Option<Bytes>, Status>
+async fn next_data<B>(body: &mut Pin<&mut B>) -> Result<Option<Bytes>, Status>
 where
     B: Body<Data = Bytes, Error: Display>,
 {
@@ -219,6 +257,23 @@ mod tests {
     }
 
     #[test]
+    fn a_row_of_messages_is_the_same_however_it_is_cut() {
+        let mut all = framed(0, 6, b"sesame");
+        all.extend(framed(0, 0, b""));
+        all.extend(framed(0, 4, b"open"));
+        for cut in 0..=all.len() {
+            let (left, right) = all.split_at(cut);
+            let frames = [left, right].map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(piece))));
+            let mut requests = Requests::new(StreamBody::new(stream::iter(frames)), LIMIT);
+            let mut next = || requests.next().now_or_never().expect("all frames are there").unwrap();
+            assert_eq!((next().unwrap(), next().unwrap(), next().unwrap(), next()), ("sesame".into(), "".into(), "open".into(), None));
+        }
+        let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0, 0, 0, 0, 9, 1])))];
+        let mut requests = Requests::new(StreamBody::new(stream::iter(frames)), LIMIT);
+        assert_eq!(requests.next().now_or_never().unwrap().unwrap_err().message(), "unexpected EOF");
+    }
+
+    #[test]
     fn bad_framing_is_refused_in_grpc_gos_words() {
         let cases: [(Vec<Vec<u8>>, Code, &str); 6] = [
             (
@@ -281,7 +336,7 @@ mod tests {
         let knows = |service: &str| service == "etcdserverpb.KV";
         for (path, text) in [
             ("/etcdserverpb.KV/Drop", "unknown method Drop for service etcdserverpb.KV"),
-            ("/etcdserverpb.Watch/Watch", "unknown service etcdserverpb.Watch"),
+            ("/etcdserverpb.Lease/LeaseGrant", "unknown service etcdserverpb.Lease"),
             ("/nothing", "malformed method name: \"/nothing\""),
         ] {
             let response = refuse_path(path, knows);

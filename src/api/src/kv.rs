@@ -25,7 +25,7 @@ use quorate_store::{Response, View, is_read_only};
 use quorate_types::{Error, Revision};
 use tonic::Status;
 
-use crate::body::Messages;
+use crate::body::{Chunk, Messages};
 use crate::errors::status;
 use crate::service::Api;
 use crate::{check, grpc};
@@ -59,7 +59,7 @@ impl Api {
             let Some(pieces) = pieces else { return Ok(None) };
             let (response, rest) = pieces.next().await?;
             let message = grpc::encode(&RangeStreamResponse { range_response: Some(response) })?;
-            Ok(Some((message, rest)))
+            Ok(Some((Chunk::message(message), rest)))
         })))
     }
 

@@ -7,6 +7,7 @@
 //! - `grpc`, `body`: messages in and out of HTTP bodies.
 //! - `kv`, `maintenance`, `cluster`: the handlers. `check` says what is wrong with a request before the store is asked,
 //!   `errors` how an error looks on the wire.
+//! - `watch`: streams of watches; `leader_watch` ends those that want a leader when there is none.
 //! - `plain`, `health`: `/version`, `/metrics`, `/health`. `peer`: the port that other members talk to.
 //! - `metrics`: what is counted on the way.
 //!
@@ -20,6 +21,7 @@ mod errors;
 mod grpc;
 mod health;
 mod kv;
+mod leader_watch;
 mod maintenance;
 mod method;
 mod metrics;
@@ -27,6 +29,7 @@ mod peer;
 mod plain;
 mod server;
 mod service;
+mod watch;
 
 pub use body::{ApiBody, Messages};
 pub use peer::{PeerBody, PeerPort};

@@ -7,6 +7,8 @@ pub enum Kind {
     Unary,
     /// One there, many back.
     ServerStream,
+    /// Many each way, at any time.
+    BidiStream,
 }
 
 impl Kind {
@@ -15,6 +17,7 @@ impl Kind {
         match self {
             Kind::Unary => "unary",
             Kind::ServerStream => "server_stream",
+            Kind::BidiStream => "bidi_stream",
         }
     }
 }
@@ -70,6 +73,7 @@ methods! {
     DeleteRange "etcdserverpb.KV" "DeleteRange" Unary;
     Txn "etcdserverpb.KV" "Txn" Unary;
     Compact "etcdserverpb.KV" "Compact" Unary;
+    Watch "etcdserverpb.Watch" "Watch" BidiStream;
     MemberAdd "etcdserverpb.Cluster" "MemberAdd" Unary;
     MemberRemove "etcdserverpb.Cluster" "MemberRemove" Unary;
     MemberUpdate "etcdserverpb.Cluster" "MemberUpdate" Unary;
@@ -99,6 +103,6 @@ mod tests {
         }
         assert_eq!(Method::from_path("/etcdserverpb.KV/range"), None);
         assert_eq!(Method::from_path("etcdserverpb.KV/Range"), None);
-        assert!(!knows_service("etcdserverpb.Watch"));
+        assert!(!knows_service("etcdserverpb.Lease"));
     }
 }

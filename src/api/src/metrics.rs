@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
 use tonic::Code;
 
 use crate::method::Method;
@@ -38,6 +38,45 @@ pub struct Metrics {
     sent_bytes: IntCounter,
     pub(crate) health_success: IntCounter,
     pub(crate) health_failures: IntCounter,
+    pub(crate) watch: WatchMetrics,
+}
+
+/// How long it takes to make the answers of watch streams, and what went wrong there.
+pub struct WatchMetrics {
+    /// An answer with events.
+    pub(crate) answer_seconds: Histogram,
+    /// The same for each event in it.
+    pub(crate) event_seconds: Histogram,
+    /// An answer without.
+    pub(crate) control_seconds: Histogram,
+    /// Telling all watches of a stream how far they are.
+    pub(crate) progress_seconds: Histogram,
+    /// Requests that could not be received.
+    pub(crate) receive_failures: IntCounter,
+}
+
+impl WatchMetrics {
+    fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let seconds = |what: &str, help: &str| -> prometheus::Result<Histogram> {
+            let name = format!("etcd_debugging_server_watch_send_loop_{what}_seconds");
+            let buckets = prometheus::exponential_buckets(0.001, 2.0, 14)?;
+            let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?;
+            registry.register(Box::new(histogram.clone()))?;
+            Ok(histogram)
+        };
+        let failures = IntCounterVec::new(
+            Opts::new("etcd_network_server_stream_failures_total", "Streams between server and clients that failed."),
+            &["Type", "API"],
+        )?;
+        registry.register(Box::new(failures.clone()))?;
+        Ok(Self {
+            answer_seconds: seconds("watch_stream_duration", "Time to send an answer with events.")?,
+            event_seconds: seconds("watch_stream_duration_per_event", "The same, for each event.")?,
+            control_seconds: seconds("control_stream_duration", "Time to send an answer without events.")?,
+            progress_seconds: seconds("progress_duration", "Time to look who is told of progress.")?,
+            receive_failures: failures.with_label_values(&["receive", "watch"]),
+        })
+    }
 }
 
 struct MethodCounters {
@@ -109,15 +148,20 @@ impl Metrics {
             )?,
             health_success: counter("etcd_server_health_success", "The total number of successful health checks")?,
             health_failures: counter("etcd_server_health_failures", "The total number of failed health checks")?,
+            watch: WatchMetrics::register(registry)?,
         })
     }
 
     /// A call of `method` began with a message of `received_bytes`.
     pub fn begin(self: &Arc<Self>, method: Method, received_bytes: usize) -> Running {
-        let counters = &self.methods[method as usize];
-        counters.started.inc();
-        counters.messages_received.inc();
-        self.received_bytes.inc_by(received_bytes as u64);
+        let running = self.begin_stream(method);
+        running.received_counter().add(received_bytes);
+        running
+    }
+
+    /// A call of `method` began, whose messages come later.
+    pub fn begin_stream(self: &Arc<Self>, method: Method) -> Running {
+        self.methods[method as usize].started.inc();
         Running { metrics: self.clone(), method, finished: false }
     }
 }
@@ -130,9 +174,19 @@ pub struct Running {
 }
 
 impl Running {
+    /// For whoever receives the messages of this call.
+    pub fn received_counter(&self) -> Received {
+        Received { metrics: self.metrics.clone(), method: self.method }
+    }
+
     /// A message of `bytes` went out.
     pub fn sent(&self, bytes: usize) {
-        self.metrics.methods[self.method as usize].messages_sent.inc();
+        self.sent_many(1, bytes);
+    }
+
+    /// That many messages went out, of `bytes` together.
+    pub fn sent_many(&self, messages: u64, bytes: usize) {
+        self.metrics.methods[self.method as usize].messages_sent.inc_by(messages);
         self.metrics.sent_bytes.inc_by(bytes as u64);
     }
 
@@ -142,6 +196,20 @@ impl Running {
             self.finished = true;
             self.metrics.methods[self.method as usize].handled[code as usize].inc();
         }
+    }
+}
+
+/// Counts what comes in.
+pub struct Received {
+    metrics: Arc<Metrics>,
+    method: Method,
+}
+
+impl Received {
+    /// A message of `bytes` came in.
+    pub fn add(&self, bytes: usize) {
+        self.metrics.methods[self.method as usize].messages_received.inc();
+        self.metrics.received_bytes.inc_by(bytes as u64);
     }
 }
 

@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, Response};
@@ -18,14 +19,17 @@ use prometheus::Registry;
 use prost::Message;
 use quorate_member::Member;
 use quorate_proto::etcdserverpb::{InternalRaftRequest, ResponseHeader};
+use quorate_runtime::sync::watch;
 use quorate_runtime::{BoxFuture, Rt};
 use quorate_store::ReadError;
 use quorate_types::Error;
 use tonic::{Code, Status};
 
 use crate::body::{ApiBody, Messages};
+use crate::grpc::Requests;
+use crate::leader_watch::{LeaderLost, LeaderWatch};
 use crate::method::{Method, knows_service};
-use crate::metrics::{Metrics, Running};
+use crate::metrics::{Metrics, Received, Running};
 use crate::{errors, grpc, plain};
 
 /// Clients that want an error instead of waiting for a leader send this with the value `true`.
@@ -37,10 +41,18 @@ const CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-versi
 const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 
 /// What the API needs beside the member.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ApiOptions {
     /// Further metrics that `/metrics` shows, such as those of the process.
     pub registries: Vec<Registry>,
+    /// A watch that wants to know is told how far it is after so long without an event, and up to a tenth more.
+    pub watch_progress_interval: Duration,
+}
+
+impl Default for ApiOptions {
+    fn default() -> Self {
+        Self { registries: Vec::new(), watch_progress_interval: Duration::from_secs(10 * 60) }
+    }
 }
 
 /// The handlers, on one member.
@@ -49,7 +61,12 @@ pub struct Api {
     pub(crate) member: Member,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) registries: Vec<Registry>,
-    message_bytes_max: usize,
+    pub(crate) watch_progress_interval: Duration,
+    /// The largest request, with what is allowed around it.
+    pub(crate) message_bytes_max: usize,
+    leader_watch: LeaderWatch,
+    /// True once streams had better go elsewhere.
+    drain: watch::Sender<bool>,
 }
 
 impl Api {
@@ -61,7 +78,23 @@ impl Api {
         let mut registries = options.registries;
         registries.push(registry);
         registries.push(member.metrics().registry().clone());
-        Arc::new(Self { rt, member, metrics: Arc::new(metrics), registries, message_bytes_max })
+        let leader_watch = LeaderWatch::start(&rt, &member);
+        Arc::new(Self {
+            rt,
+            member,
+            metrics: Arc::new(metrics),
+            registries,
+            watch_progress_interval: options.watch_progress_interval,
+            message_bytes_max,
+            leader_watch,
+            drain: watch::Sender::new(false),
+        })
+    }
+
+    /// Completes once streams that would go on for ever have to end.
+    pub(crate) async fn draining(&self) {
+        // The sender is ours.
+        let _ = self.drain.subscribe().wait_for(|asked| *asked).await;
     }
 
     /// Proposes `request` and waits until it is applied here.
@@ -105,11 +138,16 @@ impl Api {
         if headers.get(&CLIENT_API_VERSION).is_some_and(|version| std::str::from_utf8(version.as_bytes()).is_err()) {
             return Err(Error::InvalidClientApiVersion);
         }
-        if headers.get(&HAS_LEADER).is_some_and(|value| value == "true") && self.member.raft_status().leader.is_none() {
+        if wants_leader(headers) && self.member.raft_status().leader.is_none() {
             return Err(Error::NoLeader);
         }
         Ok(())
     }
+}
+
+/// The client would rather be refused than wait for a leader.
+fn wants_leader(headers: &HeaderMap) -> bool {
+    headers.get(&HAS_LEADER).is_some_and(|value| value == "true")
 }
 
 /// [`Api`] as a tower service over HTTP requests. Cheap to clone.
@@ -122,6 +160,12 @@ impl ApiService {
     /// Serves `api`.
     pub fn new(api: Arc<Api>) -> Self {
         Self { api }
+    }
+
+    /// Ends the streams that would go on for ever: their clients find another member. To be called when a server begins to
+    /// shut down, which otherwise would wait for them.
+    pub fn drain(&self) {
+        self.api.drain.send_replace(true);
     }
 }
 
@@ -162,6 +206,7 @@ where
             Method::DeleteRange => unary(api, method, request, never, Api::delete_range),
             Method::Txn => unary(api, method, request, never, Api::txn),
             Method::Compact => unary(api, method, request, never, Api::compact),
+            Method::Watch => bidi(api, method, request, Api::watch),
             Method::MemberAdd => unary(api, method, request, never, Api::member_add),
             Method::MemberRemove => unary(api, method, request, never, Api::member_remove),
             Method::MemberUpdate => unary(api, method, request, never, Api::member_update),
@@ -241,6 +286,49 @@ where
             }
         })
     })
+}
+
+/// Many messages each way. No learner streams.
+fn bidi<B>(
+    api: Arc<Api>,
+    method: Method,
+    request: Request<B>,
+    handler: fn(Arc<Api>, Incoming<B>, LeaderLost) -> Messages,
+) -> Answer
+where
+    B: Body<Data = Bytes, Error: Display> + Send + 'static,
+{
+    let (parts, body) = request.into_parts();
+    if let Err(status) = grpc::check_encoding(&parts.headers) {
+        return now(grpc::refuse(status));
+    }
+    let mut running = api.metrics.begin_stream(method);
+    if let Err(error) = api.admit(&parts.headers, false) {
+        let status = errors::status(error);
+        running.finish(status.code());
+        return now(grpc::refuse(status));
+    }
+    let incoming = Incoming { requests: Requests::new(body, api.message_bytes_max), counted: running.received_counter() };
+    let leader_lost = api.leader_watch.lost(wants_leader(&parts.headers));
+    now(grpc::answer(ApiBody::stream(handler(api, incoming, leader_lost), running)))
+}
+
+/// What a call of many messages gets.
+pub(crate) struct Incoming<B> {
+    requests: Requests<B>,
+    counted: Received,
+}
+
+impl<B> Incoming<B>
+where
+    B: Body<Data = Bytes, Error: Display>,
+{
+    /// The next message; `None` once the client has sent its last.
+    pub(crate) async fn next<Q: Message + Default>(&mut self) -> Result<Option<Q>, Status> {
+        let Some(message) = self.requests.next().await? else { return Ok(None) };
+        self.counted.add(message.len());
+        grpc::decode(message).map(Some)
+    }
 }
 
 /// How every call begins: its message is received and decoded, the call is counted, and this member may answer it now.

@@ -10,10 +10,11 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use prost::Message as _;
 use quorate_api::{Api, ApiOptions, PeerPort, serve};
+use quorate_client::{Connection, WatchStream};
 use quorate_member::{Member, MemberConfig, StopReason, peer_http};
 use quorate_proto::etcdserverpb::{
     InternalRaftRequest, MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest,
-    MemberUpdateRequest, MoveLeaderRequest, PutRequest,
+    MemberUpdateRequest, MoveLeaderRequest, PutRequest, WatchCreateRequest,
 };
 use quorate_proto::raftpb;
 use quorate_runtime::net::{Address, ListenOptions};
@@ -477,5 +478,38 @@ fn the_cluster_speaks_the_version_of_all_its_members() {
             assert_eq!(status, StatusCode::OK);
             assert_eq!(body, r#"{"etcdserver":"3.7.1","etcdcluster":"3.7.0","storage":"3.7.0"}"#);
         }
+    });
+}
+
+/// A member that has lost its cluster ends the streams of clients that want a leader, after three election timeouts, and no
+/// others.
+#[test]
+fn a_watch_that_wants_a_leader_ends_without_one() {
+    const ELECTION: Duration = Duration::from_millis(300);
+    let quick = |config: &mut MemberConfig| (config.heartbeat_ms, config.election_ms) = (30, 300);
+    with_cluster(2, quick, async |cluster| {
+        let [kept, lost] = &cluster.served[..] else { panic!("two members") };
+        let any_port = Address::Tcp("127.0.0.1:0".parse().unwrap());
+        let listener = cluster.rt.listen(any_port, ListenOptions::default()).await.unwrap();
+        let address = listener.local_address();
+        let service = quorate_api::service(cluster.rt.clone(), kept.member.clone(), ApiOptions::default());
+        cluster.rt.spawn(Box::pin(serve(cluster.rt.clone(), listener, service, cluster.shutdown.subscribe())));
+        let connection = Connection::connect(&cluster.rt, address).await.unwrap();
+        let mut leading = WatchStream::open(&connection, true).await.unwrap();
+        let mut plain = WatchStream::open(&connection, false).await.unwrap();
+        for stream in [&mut leading, &mut plain] {
+            stream.create(WatchCreateRequest { key: "k".into(), ..WatchCreateRequest::default() });
+            assert!(stream.next().await.unwrap().unwrap().created);
+        }
+        lost.member.stop();
+        lost.member.stopped().await;
+        let start = cluster.rt.mono_now();
+        let status = clock::timeout(&*cluster.rt, SOON, leading.next()).await.expect("an end").unwrap_err();
+        let took = cluster.rt.mono_now() - start;
+        assert_eq!(status.message(), Error::NoLeader.message());
+        assert!(took >= 2 * ELECTION, "elections are sat out: {took:?}");
+        assert_refused(WatchStream::open(&connection, true).await, Error::NoLeader);
+        // Silence is all that the other one gets.
+        assert!(clock::timeout(&*cluster.rt, ELECTION, plain.next()).await.is_err());
     });
 }

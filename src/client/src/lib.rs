@@ -14,8 +14,10 @@
 //! ```
 //!
 //! A [`Connection`] is exactly one HTTP/2 connection: it never reconnects by itself. Whoever calls decides what a broken
-//! connection means for a request that may or may not have been executed.
+//! connection means for a request that may or may not have been executed. A [`WatchStream`] is one call on it.
 
 mod connection;
+mod watch;
 
 pub use connection::{Answer, ConnectError, Connection};
+pub use watch::WatchStream;
