@@ -30,6 +30,9 @@ const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
 const QUOTA_BYTES_ADVISED: i64 = 8 * 1024 * 1024 * 1024;
 /// Beyond this etcd warns.
 const REQUEST_BYTES_ADVISED: u64 = 10 * 1024 * 1024;
+/// etcd's time between notices to quiet watches, and the shortest that may be asked for.
+const WATCH_PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_secs(10 * 60);
+const WATCH_PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// How long requests in flight may go on after a signal. An operator's supervisor waits for the process to go.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
@@ -54,6 +57,8 @@ pub struct Config {
     pub listen: ListenOptions,
     /// Of every client connection.
     pub server: ServerOptions,
+    /// Quiet watches that want it are told after so long how far they are.
+    pub watch_progress_interval: Duration,
 }
 
 /// Checks the settings and builds the configuration; warnings go to the log. `default_host` finds the address by which other
@@ -128,6 +133,7 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
             reuse_address: settings.bool("socket-reuse-address"),
         },
         server: server_options(settings),
+        watch_progress_interval: watch_progress_interval(settings),
     })
 }
 
@@ -363,6 +369,25 @@ fn server_options(settings: &Settings) -> ServerOptions {
     }
 }
 
+fn watch_progress_interval(settings: &Settings) -> Duration {
+    let (name, old_name) = ("watch-progress-notify-interval", "experimental-watch-progress-notify-interval");
+    if settings.is_given(old_name) {
+        tracing::warn!("--{old_name} is deprecated in v3.6 and will be decommissioned in v3.7. Use '--{name}' instead.");
+    }
+    let asked = if settings.is_given(name) { settings.duration(name) } else { settings.duration(old_name) };
+    match asked.positive() {
+        None => WATCH_PROGRESS_INTERVAL_DEFAULT,
+        Some(interval) if interval < WATCH_PROGRESS_INTERVAL_MIN => {
+            tracing::warn!(
+                min_watch_progress_notify_interval = "100ms",
+                "adjusting watch progress notify interval to minimum period"
+            );
+            WATCH_PROGRESS_INTERVAL_MIN
+        }
+        Some(interval) => interval,
+    }
+}
+
 /// The address from which this machine would send to the world. Nothing is sent: connecting a datagram socket only asks the
 /// kernel for the route.
 pub fn route_address() -> Result<IpAddr, String> {
@@ -401,6 +426,17 @@ mod tests {
 
     fn refused(line: &[&str]) -> String {
         config(line).err().unwrap_or_else(|| panic!("{line:?} is accepted"))
+    }
+
+    #[test]
+    fn progress_notices_by_either_name() {
+        let interval = |line: &[&str]| config(line).unwrap().watch_progress_interval;
+        assert_eq!(interval(&[]), Duration::from_secs(600));
+        assert_eq!(interval(&["--watch-progress-notify-interval=3s"]), Duration::from_secs(3));
+        assert_eq!(interval(&["--watch-progress-notify-interval=1ms"]), Duration::from_millis(100));
+        let old = "--experimental-watch-progress-notify-interval=5s";
+        assert_eq!(interval(&[old]), Duration::from_secs(5));
+        assert_eq!(interval(&[old, "--watch-progress-notify-interval=3s"]), Duration::from_secs(3));
     }
 
     #[test]

@@ -117,7 +117,9 @@ impl Running {
 
         let (stop_clients, _) = watch::channel(false);
         let (stop_peers, _) = watch::channel(false);
-        let api = quorate_api::service(rt.clone(), member.clone(), ApiOptions::default());
+        let options =
+            ApiOptions { watch_progress_interval: config.watch_progress_interval, ..ApiOptions::default() };
+        let api = quorate_api::service(rt.clone(), member.clone(), options);
         let peer_port = quorate_api::PeerPort::new(api.clone(), member.clone());
         let mut peer_servers = Vec::new();
         for listener in peer_listeners {
@@ -151,10 +153,11 @@ impl Running {
             None => {
                 client_servers = self.serve_clients();
                 notify_ready();
-                let (member, stop_clients) = (&self.member, &self.stop_clients);
+                let (member, api, stop_clients) = (&self.member, &self.api, &self.stop_clients);
                 let draining = async {
                     // Who was removed serves its peers for a moment more; its clients had better go elsewhere at once.
                     member.leaving().await;
+                    api.drain();
                     stop_clients.send_replace(true);
                     std::future::pending::<()>().await;
                 };
@@ -207,6 +210,7 @@ impl Running {
             // While everything is still served: what comes in meanwhile goes to the new leader through us.
             self.member.transfer_leadership().await;
         }
+        self.api.drain();
         self.stop_clients.send_replace(true);
         for server in client_servers {
             // An error means that it panicked, which is in the log.

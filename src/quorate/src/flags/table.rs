@@ -269,8 +269,7 @@ const FEATURES: &[Flag] = &[
     ),
     flag("compaction-batch-limit", Int, "0", "Revisions that compaction removes at a time (0: 1000)."),
     flag("compaction-sleep-interval", Duration, "0s", "Pause between two such batches (0: 10ms)."),
-    flag("watch-progress-notify-interval", Duration, "0s", "Time between progress notices of a watch (0: 10m).")
-        .missing("watches"),
+    flag("watch-progress-notify-interval", Duration, "0s", "Time between progress notices of a watch (0: 10m)."),
     flag("warning-apply-duration", Duration, "100ms", "Entries that take longer to apply are logged.")
         .no_effect("this version does not log slow entries"),
     flag("bootstrap-defrag-threshold-megabytes", Uint, "0", "Defragment at start if that frees so much (0: never).")
@@ -292,6 +291,7 @@ const UNSAFE: &[Flag] = &[
 
 const HIDDEN: &[Flag] = &[
     flag("version", Bool, "false", "Show the version and end."),
+    flag("experimental-watch-progress-notify-interval", Duration, "0s", "The name of watch-progress-notify-interval in 3.4."),
     dropped("cluster-active-size"),
     dropped("cluster-remove-delay"),
     dropped("cluster-sync-interval"),
