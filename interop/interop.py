@@ -22,6 +22,7 @@ import etcdctl
 import mixed
 import syscalls
 import wal
+import watch
 from report import Report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +31,7 @@ GROUPS = {
     "etcdctl": ("etcdctl against etcd and quorate", etcdctl.check),
     "python": ("the PyPI client etcd3", clients.check_python),
     "go": ("Go's clientv3", clients.check_go),
+    "watch": ("watches, answer for answer", watch.check),
     "wal": ("one write-ahead log for both", wal.check),
     "bolt": ("one snapshot format for both", bolt.check),
     "bootstrap": ("founding, joining, going on alone", bootstrap.check),

@@ -133,6 +133,9 @@ func (d *Daemon) logTail() string {
 	return strings.Join(lines[max(0, len(lines)-15):], "\n")
 }
 
+// FreeURL is a URL on the loopback address where nobody listens right now.
+func FreeURL(t *testing.T) string { return "http://" + freeAddress(t) }
+
 func freeAddress(t *testing.T) string {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
