@@ -18,7 +18,7 @@ import install
 from report import Problem
 from server import Server, free_ports
 
-TESTS_MIN = 5
+TESTS_MIN = 6
 LINE_TIMEOUT_SECS = 10
 # After the last expected line: what else comes is too much.
 QUIET_SECS = 0.3

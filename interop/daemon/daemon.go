@@ -127,6 +127,23 @@ func (d *Daemon) end(t *testing.T, signal syscall.Signal) {
 	}
 }
 
+// MemoryMiB is what the server has in memory now.
+func (d *Daemon) MemoryMiB(t *testing.T) float64 {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.process.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range strings.Split(string(status), "\n") {
+		var kib float64
+		if n, _ := fmt.Sscanf(line, "VmRSS: %f kB", &kib); n == 1 {
+			return kib / 1024
+		}
+	}
+	t.Fatal("/proc tells no VmRSS")
+	return 0
+}
+
 func (d *Daemon) logTail() string {
 	text, _ := os.ReadFile(d.dataDir + ".log")
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
