@@ -303,6 +303,34 @@ pub const ALL: &[Bug] = &[
         checker: EXPECT,
         membership: false,
     },
+    Bug {
+        name: "watcher-goes-back-after-a-snapshot",
+        source: "F-40",
+        what: "a watcher that was up to date is told again what it knows after a snapshot took the state's place",
+        checker: "watch",
+        membership: true,
+    },
+    Bug {
+        name: "progress-ahead-of-the-events",
+        source: "F-42",
+        what: "progress is told to watchers that have not caught up",
+        checker: "watch",
+        membership: false,
+    },
+    Bug {
+        name: "catching-up-skips-a-revision",
+        source: "F-43",
+        what: "a watcher that has caught up misses the next revision",
+        checker: "watch",
+        membership: false,
+    },
+    Bug {
+        name: "previous-value-is-the-new-one",
+        source: "folklore",
+        what: "what was there before a change is read at its own revision",
+        checker: "watch",
+        membership: false,
+    },
 ];
 
 /// The bug of that name.

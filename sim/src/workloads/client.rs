@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_client::Connection;
+use quorate_client::{Connection, WatchStream};
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_runtime::Rt;
@@ -206,6 +206,18 @@ impl Client {
         };
         let result = within(self.options.timeout, answering).await;
         self.finish(ticket, result)
+    }
+
+    /// A stream of watches to some member; none, if that one does not answer in time.
+    pub async fn watch_stream(&mut self, require_leader: bool) -> Option<WatchStream> {
+        self.connect().await;
+        let (connection, _) = self.kv.as_ref()?;
+        let opening = WatchStream::open(connection, require_leader);
+        if let Some(Ok(stream)) = within(self.options.timeout, opening).await {
+            return Some(stream);
+        }
+        self.kv = None;
+        None
     }
 
     fn finish(&mut self, ticket: crate::history::Ticket, result: Option<Result<Answer, tonic::Status>>) -> Outcome {

@@ -12,6 +12,7 @@ mod refusals;
 mod register;
 pub mod tap;
 mod txns;
+mod watch;
 
 use quorate_runtime::BoxFuture;
 
@@ -39,5 +40,6 @@ pub const ALL: &[(&str, Make)] = &[
     ("batches", |dice| Box::new(batches::Batches::draw(dice))),
     ("compaction", |dice| Box::new(compaction::Compaction::draw(dice))),
     ("refusals", |_| Box::new(refusals::Refusals)),
+    ("watch", |dice| Box::new(watch::Watch::draw(dice))),
     ("lists", |dice| Box::new(lists::Lists::draw(dice))),
 ];

@@ -266,7 +266,10 @@ mod tests {
             let frames = [left, right].map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(piece))));
             let mut requests = Requests::new(StreamBody::new(stream::iter(frames)), LIMIT);
             let mut next = || requests.next().now_or_never().expect("all frames are there").unwrap();
-            assert_eq!((next().unwrap(), next().unwrap(), next().unwrap(), next()), ("sesame".into(), "".into(), "open".into(), None));
+            assert_eq!(
+                (next().unwrap(), next().unwrap(), next().unwrap(), next()),
+                ("sesame".into(), "".into(), "open".into(), None)
+            );
         }
         let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[0, 0, 0, 0, 9, 1])))];
         let mut requests = Requests::new(StreamBody::new(stream::iter(frames)), LIMIT);

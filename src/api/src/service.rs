@@ -308,7 +308,8 @@ where
         running.finish(status.code());
         return now(grpc::refuse(status));
     }
-    let incoming = Incoming { requests: Requests::new(body, api.message_bytes_max), counted: running.received_counter() };
+    let incoming =
+        Incoming { requests: Requests::new(body, api.message_bytes_max), counted: running.received_counter() };
     let leader_lost = api.leader_watch.lost(wants_leader(&parts.headers));
     now(grpc::answer(ApiBody::stream(handler(api, incoming, leader_lost), running)))
 }

@@ -16,8 +16,7 @@ use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate_proto::etcdserverpb::request_op::Request as Op;
 use quorate_proto::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, DefragmentRequest, DeleteRangeRequest, LeaseLeasesRequest,
-    MemberListRequest, PutRequest,
-    RangeRequest, RangeResponse, RequestOp, ResponseHeader, StatusRequest, TxnRequest,
+    MemberListRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader, StatusRequest, TxnRequest,
 };
 use quorate_proto::mvccpb::KeyValue;
 use quorate_runtime::Rt;

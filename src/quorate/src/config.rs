@@ -372,7 +372,9 @@ fn server_options(settings: &Settings) -> ServerOptions {
 fn watch_progress_interval(settings: &Settings) -> Duration {
     let (name, old_name) = ("watch-progress-notify-interval", "experimental-watch-progress-notify-interval");
     if settings.is_given(old_name) {
-        tracing::warn!("--{old_name} is deprecated in v3.6 and will be decommissioned in v3.7. Use '--{name}' instead.");
+        tracing::warn!(
+            "--{old_name} is deprecated in v3.6 and will be decommissioned in v3.7. Use '--{name}' instead."
+        );
     }
     let asked = if settings.is_given(name) { settings.duration(name) } else { settings.duration(old_name) };
     match asked.positive() {

@@ -117,8 +117,7 @@ impl Running {
 
         let (stop_clients, _) = watch::channel(false);
         let (stop_peers, _) = watch::channel(false);
-        let options =
-            ApiOptions { watch_progress_interval: config.watch_progress_interval, ..ApiOptions::default() };
+        let options = ApiOptions { watch_progress_interval: config.watch_progress_interval, ..ApiOptions::default() };
         let api = quorate_api::service(rt.clone(), member.clone(), options);
         let peer_port = quorate_api::PeerPort::new(api.clone(), member.clone());
         let mut peer_servers = Vec::new();

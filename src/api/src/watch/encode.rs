@@ -90,7 +90,8 @@ impl Encoder {
 
     fn message(&mut self, head: &WatchResponse, events: &[&Event], with_previous: bool) {
         let head_bytes = head.encoded_len();
-        let bytes = head_bytes + events.iter().map(|event| field_bytes(event_bytes(event, with_previous))).sum::<usize>();
+        let bytes =
+            head_bytes + events.iter().map(|event| field_bytes(event_bytes(event, with_previous))).sum::<usize>();
         if !self.open.is_empty() && self.open.len() + PREFIX_BYTES + bytes > CHUNK_BYTES {
             self.flush();
         }

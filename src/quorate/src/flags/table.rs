@@ -291,7 +291,12 @@ const UNSAFE: &[Flag] = &[
 
 const HIDDEN: &[Flag] = &[
     flag("version", Bool, "false", "Show the version and end."),
-    flag("experimental-watch-progress-notify-interval", Duration, "0s", "The name of watch-progress-notify-interval in 3.4."),
+    flag(
+        "experimental-watch-progress-notify-interval",
+        Duration,
+        "0s",
+        "The name of watch-progress-notify-interval in 3.4.",
+    ),
     dropped("cluster-active-size"),
     dropped("cluster-remove-delay"),
     dropped("cluster-sync-interval"),

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use quorate_runtime::bug;
 
 use super::event::{Event, Held};
 use super::interests::Interests;
@@ -122,7 +123,8 @@ pub(super) fn gather(
 /// What was there before each of those that want to know, in order; empty if that is compacted.
 fn previous_of(reader: &Reader, recent: &Recent, wanted: &[Wanted]) -> Result<Vec<Bytes>, StoreError> {
     let asking = wanted.iter().filter(|wanted| wanted.with_previous);
-    let keys = asking.map(|wanted| (Fields::parse(&wanted.encoded).unwrap_or_default().key, wanted.revision - 1));
+    let before = i64::from(!bug!("previous-value-is-the-new-one"));
+    let keys = asking.map(|wanted| (Fields::parse(&wanted.encoded).unwrap_or_default().key, wanted.revision - before));
     let rows = reader.rows_at(keys);
     rows.into_iter().map(|row| row.map_or_else(|| Ok(Bytes::new()), |row| recent.rows.get(row))).collect()
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_runtime::mark;
+use quorate_runtime::{bug, mark};
 
 use super::catch_up::Cursor;
 use super::event::{Event, Events, Held};
@@ -37,7 +37,7 @@ impl Default for WatchLimits {
             stream_bytes_max: 8 << 20,
             held_bytes_max: 64 << 20,
             answer_revisions_max: 1000,
-            answer_bytes_max: 4 << 20,
+            answer_bytes_max: 16 << 20,
         }
     }
 }
@@ -255,9 +255,8 @@ impl WatchHub {
     /// In step with the newest state, and begun.
     fn is_at(&self, watcher: usize, recent: &Recent) -> bool {
         let watcher = &self.watchers[watcher];
-        watcher.place == Place::InStep
-            && self.revision == recent.revision
-            && watcher.start_revision <= recent.revision
+        let is_in_step = watcher.place == Place::InStep || bug!("progress-ahead-of-the-events");
+        is_in_step && self.revision == recent.revision && watcher.start_revision <= recent.revision
     }
 
     /// Through the queue, behind all events up to here. A stream that is not read needs no more of it.
@@ -345,7 +344,9 @@ impl WatchHub {
             self.revision = recent.revision;
             for watcher in self.in_step.drain() {
                 let next = &mut self.watchers[watcher].next_revision;
-                *next = from.max(*next);
+                if !bug!("watcher-goes-back-after-a-snapshot") {
+                    *next = from.max(*next);
+                }
                 if *next <= recent.revision {
                     self.slow += 1;
                     self.wait(watcher);

@@ -41,7 +41,8 @@ fn watch() {
         let is_small = path.file_name().is_some_and(|name| name == "slow");
         let stream_answers_max = if is_small { 6 } else { WatchLimits::default().stream_answers_max };
         let limits = WatchLimits { stream_answers_max, answer_revisions_max: 3, ..WatchLimits::default() };
-        goldenscript::run(&mut Runner::new(limits), &path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        goldenscript::run(&mut Runner::new(limits), &path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 }
 

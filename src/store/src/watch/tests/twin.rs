@@ -59,7 +59,8 @@ fn range_end() -> impl Strategy<Value = Vec<u8>> {
 
 fn writes() -> impl Strategy<Value = Vec<(u8, Option<u8>)>> {
     let write = (key(), prop_oneof![3 => any::<u8>().prop_map(Some), 1 => Just(None)]);
-    prop::collection::btree_map(key(), write.prop_map(|(_, value)| value), 1..4).prop_map(|map| map.into_iter().collect())
+    prop::collection::btree_map(key(), write.prop_map(|(_, value)| value), 1..4)
+        .prop_map(|map| map.into_iter().collect())
 }
 
 fn asked() -> impl Strategy<Value = Asked> {
@@ -240,8 +241,13 @@ impl World {
             }
             Step::DeleteRange(key, range_end) => {
                 let range = KeyRange::from_request(std::slice::from_ref(&key), &range_end);
-                let keys: Vec<_> =
-                    self.history.alive.keys().filter(|key| range.contains(key)).map(|key| (key.clone(), None)).collect();
+                let keys: Vec<_> = self
+                    .history
+                    .alive
+                    .keys()
+                    .filter(|key| range.contains(key))
+                    .map(|key| (key.clone(), None))
+                    .collect();
                 self.history.write(&keys);
                 let delete = DeleteRangeRequest {
                     key: Bytes::copy_from_slice(&[key]),
@@ -366,7 +372,11 @@ impl World {
                 assert!(revision <= current);
                 for (_, watch) in client.watches.iter_mut().filter(|(id, _)| watch_id.is_none_or(|only| only == **id)) {
                     assert!(!watch.ended && watch.start <= revision + i64::from(watch.asked.start.is_none()));
-                    assert!(watch.skips_through(history, revision), "told of progress, not of {:?}", history.events[watch.next]);
+                    assert!(
+                        watch.skips_through(history, revision),
+                        "told of progress, not of {:?}",
+                        history.events[watch.next]
+                    );
                 }
             }
             Answer::Events { watch_id, revision, events, with_previous, .. } => {
@@ -420,7 +430,11 @@ impl World {
         assert_eq!(self.hub.counts().slow, 0, "all are in step");
         for client in &mut self.clients {
             for watch in client.watches.values_mut().filter(|watch| !watch.ended) {
-                assert!(watch.skips_through(&self.history, i64::MAX), "not told of {:?}", self.history.events[watch.next]);
+                assert!(
+                    watch.skips_through(&self.history, i64::MAX),
+                    "not told of {:?}",
+                    self.history.events[watch.next]
+                );
             }
         }
         for client in std::mem::take(&mut self.clients) {
