@@ -20,6 +20,8 @@ from server import Server, free_ports
 
 TESTS_MIN = 6
 LINE_TIMEOUT_SECS = 10
+# etcd looks after watchers of the past every 100 ms.
+CATCH_UP_SECS = 0.25
 # After the last expected line: what else comes is too much.
 QUIET_SECS = 0.3
 
@@ -40,7 +42,6 @@ SCENARIOS = [
     Scenario("a key", "watch a", ["put a 1", "put b 1", "put a 2", "del a", "del a"]),
     Scenario("a prefix", "watch --prefix a", ["put a 1", "put ab 2", "put b 3", "del --prefix a"]),
     Scenario("a range", "watch b d", ["put a 1", "put b 1", "put c 1", "put d 1", "del a z"]),
-    Scenario("from a key on", "watch --from-key b", ["put a 1", "put b 1", "put z 1"]),
     Scenario("everything", 'watch --prefix ""', ["put a 1", "del a"]),
     Scenario("what was there before", "watch --prev-kv a", ["put a 1", "put a 2", "del a", "put a 3"]),
     Scenario("as JSON", "watch -w json --prev-kv --prefix a", ["put a 1", "put a 2", "del a"]),
@@ -70,7 +71,7 @@ def check(report, options, work):
                 said.append(play(scenario, server, wanted))
                 server.stop()
         report.check(f"etcdctl {scenario.watch}: {scenario.name}", said[0] == said[1], difference(*said))
-        report.check(f"etcdctl {scenario.watch}: something was said", bool(said[0][1]))
+        report.check(f"etcdctl {scenario.watch}: something was said", any(said[0][1:]))
     environment = {
         "QUORATE_SERVER": str(options.server),
         "QUORATE_SERVER_FLAGS": " ".join(options.server_flags),
@@ -99,6 +100,7 @@ def play(scenario, server, wanted_lines):
                 watching.stdin.flush()
             if scenario.watchers is not None:
                 wait_for_watchers(server, scenario.watchers)
+                time.sleep(CATCH_UP_SECS)
             for command in scenario.commands:
                 run(command, server)
             wait_for_lines(out_path, wanted_lines, watching)
