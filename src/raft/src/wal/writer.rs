@@ -275,17 +275,22 @@ impl Wal {
         push_state(&mut self.encoder, &self.hard_state, self.durable);
         self.tail
             .write_all_at(self.encoder.bytes(), self.offset_bytes)
-            .map_err(WalError::io("append to", &self.tail_name().path(&self.dir)))?;
+            .map_err(|error| WalError::io("append to", &self.tail_path())(error))?;
         self.offset_bytes += self.encoder.bytes().len() as u64;
         self.tail_is_used = true;
         Ok(())
+    }
+
+    /// Only asked for when something has failed: it is put together anew.
+    fn tail_path(&self) -> PathBuf {
+        self.tail_name().path(&self.dir)
     }
 
     fn sync(&mut self) -> Result<(), WalError> {
         if self.options.unsafe_no_fsync || self.durable == self.end() {
             return Ok(());
         }
-        let synced = self.tail.sync_data().map_err(WalError::unsynced(&self.tail_name().path(&self.dir)));
+        let synced = self.tail.sync_data().map_err(|error| WalError::unsynced(&self.tail_path())(error));
         if !bug!("failed-fsync-ignored") {
             synced?;
         }
