@@ -5,6 +5,9 @@ const PAGE_BYTES: usize = 4096;
 /// The unit that a disk writes or does not write at a crash.
 pub const SECTOR_BYTES: u64 = 512;
 
+/// What a page without memory holds. Comparing with it is many times faster than looking at each byte.
+static ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+
 /// A file's contents.
 #[derive(Clone, Default)]
 pub struct Image {
@@ -37,7 +40,7 @@ impl Image {
                 self.pages.resize_with(page + 1, || None);
             }
             let slot = &mut self.pages[page];
-            if slot.is_none() && source.iter().all(|&byte| byte == 0) {
+            if slot.is_none() && *source == ZEROS[..source.len()] {
                 continue;
             }
             slot.get_or_insert_with(|| Box::new([0; PAGE_BYTES]))[in_page..in_page + source.len()]
