@@ -131,7 +131,7 @@ pub const ALL: &[Bug] = &[
     Bug {
         name: "read-before-own-term",
         source: "F-21",
-        what: "a leader without other voters answers reads before it has applied an entry of its own term",
+        what: "a leader confirms reads before it has committed an entry of its own term",
         checker: "linearizable",
         membership: false,
     },

@@ -409,6 +409,7 @@ impl Running {
             self.snapshots_under_way += 1;
             self.snapshots.send(snapshot);
         }
+        messages.iter().for_each(testify);
         if !messages.is_empty() {
             self.transport.send(messages);
         }
@@ -575,7 +576,8 @@ impl Running {
             // Unique in the cluster: the member's low bits and a count of this run.
             let context = self.id.0 << 40 | self.read_contexts;
             self.reads.ask(context, now);
-            if self.status.is_leader && bug!("read-without-quorum") {
+            let is_fresh = self.status.is_leader && !self.status.has_committed_in_term;
+            if (self.status.is_leader && bug!("read-without-quorum")) || (is_fresh && bug!("read-before-own-term")) {
                 self.reads.on_confirmed(context, self.status.committed);
             }
             self.node.read_index(context);
@@ -623,10 +625,11 @@ impl Running {
         next.must_sync |= work.must_sync;
         next.number = work.number;
         if bug!("follower-answers-before-its-disk") {
-            self.transport.send(work.messages_when_durable);
+            self.send(work.messages_when_durable);
         } else {
-            next.messages.extend(work.messages_when_durable);
+            self.next_write.messages.extend(work.messages_when_durable);
         }
+        let next = &mut self.next_write;
         // Work that needs no sync counts as durable, unless earlier work is still on its way: Raft wants it in order.
         if writes_nothing && !next.is_due() && matches!(self.log, Some(Log::Idle(_))) {
             let messages = std::mem::take(&mut next.messages);
@@ -730,7 +733,7 @@ impl Running {
         let status = self.node.status();
         // After the first applied entry of our own term nothing of an earlier term can be missing, and with no other voter
         // nobody else can have written since.
-        let has_applied_in_term = self.applied.1 == status.term || bug!("read-before-own-term");
+        let has_applied_in_term = self.applied.1 == status.term;
         let no_round = status.is_leader && status.is_sole_voter && has_applied_in_term;
         self.published.reads_need_no_round.store(no_round, Ordering::Release);
         if status == self.status {
@@ -764,6 +767,18 @@ impl Running {
         self.metrics.is_leader.set(i64::from(status.is_leader));
         self.metrics.is_learner.set(i64::from(status.is_learner));
         self.metrics.proposals_committed.set(status.committed.0 as i64);
+    }
+}
+
+/// Tells what this member must still know after a crash once the message is out.
+fn testify(message: &raftpb::Message) {
+    use raftpb::MessageType;
+    let (own, term) = (message.from(), message.term());
+    match message.r#type() {
+        MessageType::MsgVote => witness::votes(own, term, own),
+        MessageType::MsgVoteResp if !message.reject() => witness::votes(own, term, message.to()),
+        MessageType::MsgAppResp if !message.reject() => witness::confirms(own, term, message.index()),
+        _ => {}
     }
 }
 

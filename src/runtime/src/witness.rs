@@ -2,8 +2,9 @@
 //! 3.2) must hold at every step, not only where a client looks.
 //!
 //! A simulated world has one history of entries and terms. Each member tells what it applies and when it leads; the first to
-//! tell fixes the fact, and who tells otherwise later contradicts it. Outside simulation (without the feature `simulation`)
-//! nobody listens, and nothing is done.
+//! tell fixes the fact, and who tells otherwise later contradicts it. What a member has told others (its vote in a term, the
+//! entries that it confirmed) it must still know after a crash. Outside simulation (without the feature `simulation`) nobody
+//! listens, and nothing is done.
 
 #[cfg(not(feature = "simulation"))]
 mod plain {
@@ -16,6 +17,18 @@ mod plain {
     /// Does nothing.
     #[inline(always)]
     pub fn applies(_member: u64, _index: u64, _term: u64, _payload: &impl Hash) {}
+
+    /// Does nothing.
+    #[inline(always)]
+    pub fn votes(_member: u64, _term: u64, _candidate: u64) {}
+
+    /// Does nothing.
+    #[inline(always)]
+    pub fn confirms(_member: u64, _term: u64, _index: u64) {}
+
+    /// Does nothing.
+    #[inline(always)]
+    pub fn recovers(_member: u64, _term: u64, _vote: u64, _last_index: u64) {}
 }
 
 #[cfg(feature = "simulation")]
@@ -28,8 +41,33 @@ mod simulated {
     struct State {
         leaders: BTreeMap<u64, u64>,
         entries: BTreeMap<u64, Entry>,
+        promises: BTreeMap<u64, Promise>,
         apart: BTreeSet<u64>,
         contradictions: Vec<String>,
+    }
+
+    /// What a member has told others in its newest term.
+    #[derive(Clone, Copy, Default)]
+    struct Promise {
+        term: u64,
+        candidate: Option<u64>,
+        confirmed_index: u64,
+    }
+
+    impl State {
+        fn promise(&mut self, member: u64, term: u64) -> &mut Promise {
+            let promise = self.promises.entry(member).or_default();
+            if promise.term < term {
+                *promise = Promise { term, ..Promise::default() };
+            }
+            promise
+        }
+
+        fn contradict(&mut self, member: u64, what: String) {
+            if !self.apart.contains(&member) {
+                self.contradictions.push(what);
+            }
+        }
     }
 
     #[derive(PartialEq, Eq)]
@@ -72,6 +110,50 @@ mod simulated {
         });
     }
 
+    /// The member has its vote on its disk, and gives it. A term has one vote of each.
+    pub fn votes(member: u64, term: u64, candidate: u64) {
+        STATE.with_borrow_mut(|state| {
+            let promise = state.promise(member, term);
+            if promise.term != term {
+                return;
+            }
+            let given = *promise.candidate.get_or_insert(candidate);
+            if given != candidate {
+                state
+                    .contradict(member, format!("{member:x} votes for {given:x} and for {candidate:x} in term {term}"));
+            }
+        });
+    }
+
+    /// The member tells the leader of the term that it has the leader's log up to `index` on its disk.
+    pub fn confirms(member: u64, term: u64, index: u64) {
+        STATE.with_borrow_mut(|state| {
+            let promise = state.promise(member, term);
+            if promise.term == term {
+                promise.confirmed_index = promise.confirmed_index.max(index);
+            }
+        });
+    }
+
+    /// The member starts with what its disk has kept: the term, its vote in it (0: none), the last entry. In one term no leader
+    /// takes back what it has sent; in a later one, another may.
+    pub fn recovers(member: u64, term: u64, vote: u64, last_index: u64) {
+        STATE.with_borrow_mut(|state| {
+            let Some(&Promise { term: known, candidate, confirmed_index }) = state.promises.get(&member) else {
+                return;
+            };
+            if term < known {
+                state.contradict(member, format!("{member:x} starts in term {term}, and has spoken in term {known}"));
+            } else if term == known && candidate.is_some_and(|candidate| candidate != vote) {
+                state.contradict(member, format!("{member:x} starts with another vote in term {term} than it gave"));
+            } else if term == known && last_index < confirmed_index {
+                let what =
+                    format!("{member:x} starts with entries up to {last_index}, and has confirmed {confirmed_index}");
+                state.contradict(member, what);
+            }
+        });
+    }
+
     /// The member goes another way than the others from now on (`--force-new-cluster` while they live): nobody listens to it.
     pub fn set_apart(member: u64) {
         STATE.with_borrow_mut(|state| {
@@ -84,6 +166,7 @@ mod simulated {
         STATE.with_borrow_mut(|state| {
             state.leaders.clear();
             state.entries.clear();
+            state.promises.clear();
             state.contradictions.clear();
         });
     }
@@ -114,6 +197,24 @@ mod simulated {
         }
 
         #[test]
+        fn who_forgets_what_it_has_told_contradicts_itself() {
+            votes(1, 5, 2);
+            votes(1, 5, 2);
+            confirms(1, 5, 9);
+            recovers(1, 5, 2, 9);
+            recovers(1, 6, 0, 3);
+            votes(1, 6, 3);
+            assert_eq!(take(), Vec::<String>::new());
+            votes(1, 5, 2);
+            votes(1, 5, 3);
+            confirms(1, 5, 9);
+            recovers(1, 4, 2, 9);
+            recovers(1, 5, 0, 9);
+            recovers(1, 5, 2, 8);
+            assert_eq!(take().len(), 4);
+        }
+
+        #[test]
         fn who_goes_another_way_contradicts_nobody() {
             applies(1, 9, 5, b"a");
             set_apart(2);
@@ -130,6 +231,6 @@ mod simulated {
 }
 
 #[cfg(not(feature = "simulation"))]
-pub use plain::{applies, leads};
+pub use plain::{applies, confirms, leads, recovers, votes};
 #[cfg(feature = "simulation")]
-pub use simulated::{applies, forget, leads, set_apart, take};
+pub use simulated::{applies, confirms, forget, leads, recovers, set_apart, take, votes};

@@ -32,7 +32,7 @@ use quorate_raft::node::{Node, NodeConfig, NodeError};
 use quorate_raft::wal::{self, Recovered, SnapshotMark, Wal, WalError, WalOptions};
 use quorate_runtime::disk::FileLock;
 use quorate_runtime::spawn::{self, Worker};
-use quorate_runtime::{Rt, bug, random};
+use quorate_runtime::{Rt, bug, random, witness};
 use quorate_store::{Member, Store, StoreError, StoreOptions};
 use quorate_types::{ClusterId, LogIndex, MemberId};
 
@@ -270,6 +270,7 @@ fn go_on(rt: &Rt, config: &MemberConfig, lock: Box<dyn FileLock>) -> Result<Boot
             ),
         ));
     }
+    witness::recovers(id.0, hard_state.term(), hard_state.vote(), last);
     // What the database holds was committed, even if the commit index did not reach the disk.
     let wal_commit_index = hard_state.commit();
     hard_state.commit = Some(wal_commit_index.max(durable.0));
