@@ -3,6 +3,7 @@
 
 mod files;
 
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +14,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use quorate_sim::history::Outcome;
 use quorate_sim::run::shrink::{Shrunk, shrink};
 use quorate_sim::run::soak::soak;
-use quorate_sim::run::{Options, Report, run};
+use quorate_sim::run::{Options, Report, demands, run};
 use quorate_sim::scenario::Scenario;
+use quorate_sim::world::cluster::Depth;
 use quorate_sim::{bugs, checkers, recorded};
 
 fn command() -> Command {
@@ -28,26 +30,30 @@ fn command() -> Command {
             .value_name("NAME")
             .value_parser(PossibleValuesParser::new(bugs::ALL.iter().map(|bug| bug.name)))
     };
-    let common = |command: Command| {
-        command
-            .arg(number("seconds", "Simulated seconds with clients and faults, at least").default_value("60"))
-            .arg(number("operations", "Acknowledged operations, at least").default_value("1000"))
-            .arg(
-                Arg::new("unsafe-no-fsync")
-                    .long("unsafe-no-fsync")
-                    .action(ArgAction::SetTrue)
-                    .help("Run members that never wait for the disk; the simulator must find the loss"),
-            )
-            .arg(
-                Arg::new("membership")
-                    .long("membership")
-                    .action(ArgAction::SetTrue)
-                    .help("Members come and go in each run, and some get a snapshot"),
-            )
-            .arg(number("members", "How many members [default: as the seed decides]"))
-            .arg(number("flip-value", "Flip a bit of this value; the trace hash must change"))
-            .arg(bug("The seeded bug that is switched on"))
-    };
+    let common =
+        |command: Command| {
+            command
+                .arg(number("seconds", "Simulated seconds with clients and faults, at least").default_value("60"))
+                .arg(number("operations", "Acknowledged operations, at least").default_value("1000"))
+                .arg(
+                    Arg::new("unsafe-no-fsync")
+                        .long("unsafe-no-fsync")
+                        .action(ArgAction::SetTrue)
+                        .help("Run members that never wait for the disk; the simulator must find the loss"),
+                )
+                .arg(
+                    Arg::new("membership")
+                        .long("membership")
+                        .action(ArgAction::SetTrue)
+                        .help("Members come and go in each run, and some get a snapshot"),
+                )
+                .arg(number("members", "How many members [default: as the seed decides]"))
+                .arg(Arg::new("depth").long("depth").value_name("DEPTH").value_parser(["full", "core"]).help(
+                    "Bytes on streams, or calls and messages handed over as they are [default: as the seed decides]",
+                ))
+                .arg(number("flip-value", "Flip a bit of this value; the trace hash must change"))
+                .arg(bug("The seeded bug that is switched on"))
+        };
     let reducing = |command: Command| {
         command
             .arg(
@@ -81,7 +87,8 @@ fn command() -> Command {
         )
         .subcommand(
             reducing(common(Command::new("soak").about("Runs many seeds; cuts the first that fails down")))
-                .arg(number("seeds", "How many").default_value("200"))
+                .arg(number("seeds", "How many [default: 200, or as many as there is time for]"))
+                .arg(number("minutes", "No run begins after so many minutes"))
                 .arg(number("first", "The first seed").default_value("0"))
                 .arg(number("jobs", "Runs at the same time").default_value("2")),
         )
@@ -134,6 +141,7 @@ fn options(matches: &ArgMatches, seed: u64) -> Options {
         membership: matches.get_flag("membership"),
         unsafe_no_fsync: matches.get_flag("unsafe-no-fsync"),
         members: matches.get_one("members").copied(),
+        depth: matches.get_one::<String>("depth").and_then(|name| Depth::named(name)),
         flip_value: matches.get_one("flip-value").copied(),
         keep_trace: false,
         bug: chosen_bug(matches),
@@ -231,27 +239,39 @@ fn reduce(options: &Options, report: &Report, matches: &ArgMatches) {
 }
 
 fn run_many(matches: &ArgMatches) -> ExitCode {
-    let count: u64 = *matches.get_one("seeds").expect("it has a default");
+    let minutes: Option<u64> = matches.get_one("minutes").copied();
+    let count: Option<u64> = matches.get_one("seeds").copied().or(minutes.is_none().then_some(200));
     let first: u64 = *matches.get_one("first").expect("it has a default");
     let jobs: u64 = *matches.get_one("jobs").expect("it has a default");
     let style = ProgressStyle::with_template("{elapsed_precise} {bar:40} {pos}/{len} seeds, {per_sec}, {msg}");
     // Not a terminal: the bar draws nothing.
-    let bar = ProgressBar::new(count).with_style(style.expect("the template is right"));
+    let bar = count.map_or_else(ProgressBar::no_length, ProgressBar::new);
+    let bar = bar.with_style(style.expect("the template is right"));
     bar.enable_steady_tick(Duration::from_millis(250));
-    let tally = soak(first..first + count, jobs as usize, &options(matches, first), |report| {
+    let seeds = first..count.map_or(u64::MAX, |count| first + count);
+    let tally = soak(seeds, jobs as usize, &options(matches, first), |report| {
         if !report.is_good() {
             bar.suspend(|| println!("{report}"));
         }
         bar.inc(1);
+        match minutes.is_some_and(|minutes| bar.elapsed() >= Duration::from_secs(60 * minutes)) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     });
     let elapsed = bar.elapsed();
     bar.finish_and_clear();
     print!("{}", tally.table());
-    println!("simulated seconds a second and job  {:.0}", tally.seconds / elapsed.as_secs_f64() / jobs.max(1) as f64);
+    for (depth, speed) in tally.speeds() {
+        println!("simulated seconds a second of one core, depth {depth}  {speed:.0}");
+    }
+    println!("seeds a second  {:.2}", tally.runs as f64 / elapsed.as_secs_f64());
+    let unmet = demands::unmet(&tally);
+    unmet.iter().for_each(|what| println!("NOT SHOWN: {what}"));
     if let Some(failed) = tally.failed.first() {
         reduce(&options(matches, failed.seed), failed, matches);
     }
-    exit_code(tally.failed.is_empty())
+    exit_code(tally.failed.is_empty() && unmet.is_empty())
 }
 
 /// Prints a row for each bug as it is caught, or not.
@@ -327,6 +347,7 @@ fn play_scenarios(matches: &ArgMatches) -> ExitCode {
                 report.story.iter().for_each(|(at, sentence)| println!("   {at} {sentence}"));
             }
             bar.inc(1);
+            ControlFlow::Continue(())
         });
         bar.finish_and_clear();
         good &= tally.failed.is_empty();

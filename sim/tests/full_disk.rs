@@ -12,7 +12,7 @@ use quorate_proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};
 use quorate_sim::run::in_world;
 use quorate_sim::world::World;
 use quorate_sim::world::clock;
-use quorate_sim::world::cluster::{Cluster, Limits, MemberMachine, client_runtime};
+use quorate_sim::world::cluster::{Cluster, Depth, Limits, MemberMachine, client_runtime};
 use quorate_sim::world::disk::Death;
 use tonic::Status;
 
@@ -31,7 +31,7 @@ impl Setting {
             pending_bytes_max: 64 << 10,
             ..MemberConfig::single("m", std::path::Path::new("/"), "http://0:1", "http://0:2")
         };
-        let cluster = Cluster::new(world, 3, 0, &Limits { reactors: 1, settings });
+        let cluster = Cluster::new(world, 3, 0, &Limits { depth: Depth::Full, reactors: 1, settings });
         for machine in &cluster.machines {
             cluster.start(machine);
         }

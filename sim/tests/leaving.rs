@@ -14,7 +14,7 @@ use quorate_runtime::Rt;
 use quorate_sim::run::in_world;
 use quorate_sim::world::World;
 use quorate_sim::world::clock;
-use quorate_sim::world::cluster::{Cluster, Limits, MemberMachine, client_runtime};
+use quorate_sim::world::cluster::{Cluster, Depth, Limits, MemberMachine, client_runtime};
 use quorate_sim::world::disk::Death;
 
 async fn until(mut is_true: impl FnMut() -> bool) {
@@ -50,7 +50,7 @@ fn a_leader_that_waits_to_leave_stops_when_asked() {
             strict_reconfig_check: false,
             ..MemberConfig::single("m", Path::new("/"), "http://0:1", "http://0:2")
         };
-        let cluster = Cluster::new(&world, 3, 0, &Limits { reactors: 1, settings });
+        let cluster = Cluster::new(&world, 3, 0, &Limits { depth: Depth::Full, reactors: 1, settings });
         for machine in &cluster.machines {
             cluster.start(machine);
         }

@@ -1,6 +1,7 @@
 //! Every scenario file holds on a few seeds; `make scenarios` plays more, and each with the bug that it names.
 #![cfg(feature = "sim")]
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ fn every_scenario_holds() {
     assert!(scenarios.len() >= 16, "there are only {}", scenarios.len());
     for (_, scenario) in scenarios {
         let options = Options::of_scenario(Arc::new(scenario), 0);
-        let tally = soak(0..SEEDS, 2, &options, |_| {});
+        let tally = soak(0..SEEDS, 2, &options, |_| ControlFlow::Continue(()));
         let failed: String = tally.failed.iter().map(|report| report.to_string()).collect();
         assert!(failed.is_empty(), "{failed}");
     }

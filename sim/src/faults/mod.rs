@@ -13,6 +13,7 @@ pub mod membership;
 mod network;
 mod partition;
 mod pause;
+pub mod quorum_lost;
 mod slow_disk;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use quorate_runtime::BoxFuture;
 
 use crate::actions::Action;
+use crate::history::DeclaredLoss;
 use crate::scenario::{Deed, Who};
 use crate::world::clock::{self, SimTime};
 use crate::world::cluster::Cluster;
@@ -40,12 +42,14 @@ pub struct Stage {
     pub client_machines: Vec<MachineId>,
     ends: Mutex<SimTime>,
     strikes: Mutex<Vec<(SimTime, &'static str)>>,
+    losses: Mutex<Vec<DeclaredLoss>>,
 }
 
 impl Stage {
     /// A stage that does not end yet.
     pub fn new(world: Arc<World>, cluster: Arc<Cluster>, client_machines: Vec<MachineId>) -> Arc<Self> {
-        Arc::new(Self { world, cluster, client_machines, ends: Mutex::new(SimTime::NEVER), strikes: Mutex::default() })
+        let ends = Mutex::new(SimTime::NEVER);
+        Arc::new(Self { world, cluster, client_machines, ends, strikes: Mutex::default(), losses: Mutex::default() })
     }
 
     /// Ends it now. Pauses under way end within `PAUSE_SLICE`.
@@ -75,6 +79,16 @@ impl Stage {
             self.world.note(Deed::Act(action.aimed(|&machine| Who::Machine(machine))));
         }
         done
+    }
+
+    /// Notes what an operator gave up for lost.
+    pub fn declare_lost(&self, loss: DeclaredLoss) {
+        lock(&self.losses).push(loss);
+    }
+
+    /// What was given up for lost.
+    pub fn losses(&self) -> Vec<DeclaredLoss> {
+        lock(&self.losses).clone()
     }
 
     /// Counts a strike of `fault`, for the report.
@@ -129,6 +143,7 @@ pub const ALL: &[(&str, Make)] = &[
     ("clocks", |dice| Box::new(clocks::Clocks::draw(dice))),
     ("network", |dice| Box::new(network::Network::draw(dice))),
     ("partition", |dice| Box::new(partition::Partition::draw(dice))),
+    (quorum_lost::NAME, |dice| Box::new(quorum_lost::QuorumLost::draw(dice))),
     (membership::NAME, |dice| Box::new(membership::Membership::draw(dice))),
 ];
 

@@ -17,6 +17,9 @@ pub struct Partition {
     lasts_ms_max: u64,
     /// Percent of cuts that are one way.
     one_way: u64,
+    /// Percent of strikes that take the leader, and all of its links to other members and none to clients: so there may be two
+    /// that believe to lead, and clients that ask both.
+    leader: u64,
 }
 
 impl Partition {
@@ -25,6 +28,7 @@ impl Partition {
             every: draw_mean_secs(dice, 4, 20),
             lasts_ms_max: *dice.pick(&[300, 3000, 10_000]),
             one_way: *dice.pick(&[0, 40, 100]),
+            leader: *dice.pick(&[0, 30, 80]),
         }
     }
 }
@@ -39,10 +43,12 @@ impl Fault for Partition {
             while stage.pause(interval(&mut dice, self.every)).await {
                 stage.strike("partition");
                 let members = stage.cluster.members();
-                let member = dice.pick(&members).machine;
-                let cut_share = *dice.pick(&[30, 100]);
+                let drawn = dice.pick(&members).machine;
+                let leader = stage.cluster.leader().filter(|_| dice.percent(self.leader));
+                let (member, clients_too) = leader.map_or((drawn, true), |leader| (leader, false));
+                let cut_share = if clients_too { *dice.pick(&[30, 100]) } else { 100 };
                 let others = members.iter().map(|other| other.machine).filter(|&other| other != member);
-                for other in others.chain(stage.client_machines.iter().copied()) {
+                for other in others.chain(stage.client_machines.iter().copied().filter(|_| clients_too)) {
                     if !dice.percent(cut_share) {
                         continue;
                     }

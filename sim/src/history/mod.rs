@@ -152,6 +152,15 @@ impl<Q: Debug, A: Debug> Operation<Q, A> {
     }
 }
 
+/// What the survivor of a lost majority does not hold, given up by an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeclaredLoss {
+    /// When the survivor began to serve alone.
+    pub at: SimTime,
+    /// Its revision then.
+    pub revision: i64,
+}
+
 /// What one revision changed, as seen by reading the whole store at it and at the one before: key → encoded KeyValue, or
 /// `None` for a deletion.
 pub type RevisionDiff = BTreeMap<Bytes, Option<Bytes>>;

@@ -5,6 +5,7 @@
 //! judge. The same (binary, seed, options) gives the same [`Report`], trace hash included.
 
 pub mod coverage;
+pub mod demands;
 mod log;
 mod panics;
 mod plan;
@@ -20,8 +21,8 @@ use quorate_runtime::{bug, mark, witness};
 use crate::checkers::{self, Evidence, MemberHash, Violation};
 use crate::faults::membership::Operator;
 use crate::faults::{Stage, membership};
-use crate::history::{Answer, Operation, Outcome, Recorder};
-use crate::scenario::play::{DeclaredLoss, Player};
+use crate::history::{Answer, DeclaredLoss, Operation, Outcome, Recorder};
+use crate::scenario::play::Player;
 use crate::scenario::{self, Caller};
 use crate::workloads::{Client, Knowledge, tap};
 use crate::world::clock::{self, ClockErrors, SimTime};
@@ -66,6 +67,8 @@ const OVERTIME: u64 = 5;
 
 /// Runs one seed. A panic inside becomes a violation of the report.
 pub fn run(options: &Options) -> Report {
+    #[expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "outside the simulated world")]
+    let begin = std::time::Instant::now();
     let log = LogCollector::default();
     let world_slot: Arc<Mutex<Option<Arc<World>>>> = Arc::default();
     let (thread_options, thread_log, thread_slot) = (options.clone(), log.clone(), Arc::clone(&world_slot));
@@ -101,6 +104,7 @@ pub fn run(options: &Options) -> Report {
             }
         }
     };
+    report.took = begin.elapsed();
     report.seed = options.seed;
     report.replay_command = options.replay_command();
     report.log_counts = log.counts();
@@ -199,7 +203,7 @@ async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Repor
         cluster.stop(machine).await;
     }
     let evidence = Evidence {
-        operations: without_declared_losses(recorder.operations(), &scenario_outcome.losses),
+        operations: without_declared_losses(recorder.operations(), &stage.losses()),
         watches: recorder.watches(),
         leases: recorder.leases(),
         locks: recorder.locks(),
@@ -237,6 +241,7 @@ async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Repor
     drop((clients, auditor));
     world.shut_down().await;
     Report {
+        depth: Some(plan.limits.depth),
         seconds: healed_at.as_nanos() as f64 / 1e9,
         acked,
         unknown: evidence.operations.iter().filter(|operation| operation.outcome == Outcome::Unknown).count() as u64,

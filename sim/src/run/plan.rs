@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use quorate_member::MemberConfig;
 
-use crate::faults::{self, Fault, membership};
+use crate::faults::{self, Fault, membership, quorum_lost};
 use crate::scenario::{self, Scenario};
-use crate::workloads::{self, ClientOptions, Workload};
-use crate::world::cluster::Limits;
+use crate::workloads::{self, ClientOptions, Workload, watch};
+use crate::world::cluster::{Depth, Limits};
 use crate::world::dice::Dice;
 
 /// What whoever starts a run may decide.
@@ -23,6 +23,8 @@ pub struct Options {
     pub operations: u64,
     /// How many members, if not as the seed decides.
     pub members: Option<u64>,
+    /// How much is real, if not as the seed decides.
+    pub depth: Option<Depth>,
     /// Members come and go in this run, and some get a snapshot.
     pub membership: bool,
     /// Runs members that never wait for the disk: a known bug, which must be found.
@@ -45,6 +47,7 @@ impl Options {
             seconds: 60,
             operations: 1000,
             members: None,
+            depth: None,
             membership: false,
             unsafe_no_fsync: false,
             flip_value: None,
@@ -76,6 +79,9 @@ impl Options {
         }
         if let Some(members) = self.members {
             command += &format!(" --members {members}");
+        }
+        if let Some(depth) = self.depth {
+            command += &format!(" --depth {depth}");
         }
         if self.membership {
             command += " --membership";
@@ -143,11 +149,21 @@ impl Plan {
                 faults.push(drawn);
             }
         }
+        // Whoever changes the members step by step would be at odds with who starts a new cluster, and whoever watches sees what
+        // is lost then.
+        let changes_members = faults.iter().any(|fault| fault.name() == membership::NAME);
+        if changes_members || clients.iter().flatten().any(|workload| workload.name() == watch::NAME) {
+            faults.retain(|fault| fault.name() != quorum_lost::NAME);
+        }
         if !faults.iter().any(|fault| ["kill", "crash_in_call"].contains(&fault.name())) {
             let (_, make) = faults::ALL.iter().find(|(name, _)| *name == "crash_in_call").expect("it is in the list");
             faults.push(make(&mut dice));
         }
-        let limits = Limits { reactors: dice.between(1, 3) as usize, settings: draw_settings(options, &mut dice) };
+        // Drawn apart, so that the rest of the plan is the same in both.
+        let drawn = *Dice::new(options.seed, "depth").pick(&[Depth::Full, Depth::Core]);
+        let depth = options.depth.unwrap_or(drawn);
+        let limits =
+            Limits { depth, reactors: dice.between(1, 3) as usize, settings: draw_settings(options, depth, &mut dice) };
         let members = options.members.unwrap_or(*dice.pick(&[1, 1, 3, 3, 3, 5]));
         Self { members, clients, client_options, faults, limits, spares: SPARE_MACHINES, starts: true }
     }
@@ -168,7 +184,7 @@ impl Plan {
             clients: named_clients(seed, load.clients.iter().copied()),
             client_options,
             faults: Vec::new(),
-            limits: Limits { reactors: scenario.reactors, settings },
+            limits: Limits { depth: scenario.depth, reactors: scenario.reactors, settings },
             spares: scenario.spares,
             starts: scenario.starts,
         }
@@ -184,23 +200,29 @@ fn named_clients(seed: u64, names: impl Iterator<Item = Option<&'static str>>) -
     names.enumerate().map(make).collect()
 }
 
-/// Small limits, so that what is rare in production happens all the time. Each is drawn on its own.
-fn draw_settings(options: &Options, dice: &mut Dice) -> MemberConfig {
+/// Small limits, so that what is rare in production happens all the time. Each is drawn on its own. In core depth nothing makes
+/// the member commit to its database with every write: that costs more than all the rest, and full depth has it.
+fn draw_settings(options: &Options, depth: Depth, dice: &mut Dice) -> MemberConfig {
     let defaults = scenario::options::defaults();
-    let heartbeat_ms = *dice.pick(&[10, 50, 100]);
+    let often = depth == Depth::Full;
+    let heartbeat_ms = *dice.pick(if often { &[10, 50, 100] } else { &[50, 100, 100] });
     MemberConfig {
         heartbeat_ms,
         election_ms: heartbeat_ms * *dice.pick(&[5, 10]),
         pre_vote: dice.percent(80),
         snapshot_count: *dice.pick(if options.membership { &[3, 3, 50] } else { &[3, 50, 1000, 10_000] }),
         snapshot_catchup_entries: *dice.pick(if options.membership { &[0, 10] } else { &[0, 10, 5000] }),
-        flush_interval: Duration::from_millis(*dice.pick(&[1, 20, 100, 1000])),
-        pending_bytes_max: *dice.pick(&[8 << 10, 256 << 10, 64 << 20]),
+        flush_interval: Duration::from_millis(*dice.pick(if often {
+            &[1, 20, 100, 100, 1000, 1000]
+        } else {
+            &[500, 2000, 10_000]
+        })),
+        pending_bytes_max: *dice.pick(if often { &[8 << 10, 256 << 10, 64 << 20] } else { &[256 << 10, 64 << 20] }),
         cache_bytes: *dice.pick(&[64 << 10, 1 << 20, 64 << 20]),
-        wal_segment_bytes: *dice.pick(&[4 << 10, 32 << 10, 1 << 20, 64_000_000]),
+        wal_segment_bytes: *dice.pick(&[4 << 10, 32 << 10, 1 << 20, 4_000_000]),
         log_memory_bytes: *dice.pick(&[256, 4 << 10, 64 << 20]),
-        compaction_batch_rows: *dice.pick(&[1, 10, 1000]),
-        compaction_interval: Duration::from_millis(*dice.pick(&[1, 10, 200])),
+        compaction_batch_rows: *dice.pick(if often { &[1, 10, 1000] } else { &[100, 1000] }),
+        compaction_interval: Duration::from_millis(*dice.pick(if often { &[1, 10, 200] } else { &[10, 200] })),
         unsafe_no_fsync: options.unsafe_no_fsync,
         ..defaults
     }
@@ -229,6 +251,13 @@ mod tests {
         for seed in 0..100 {
             let plan = Plan::draw(&Options::new(seed));
             assert!(plan.faults.iter().any(|fault| ["kill", "crash_in_call"].contains(&fault.name())));
+            assert!(
+                plan.faults
+                    .iter()
+                    .filter(|fault| [membership::NAME, quorum_lost::NAME].contains(&fault.name()))
+                    .count()
+                    < 2
+            );
             faults.extend(plan.faults.iter().map(|fault| fault.name()));
             clients.extend(plan.clients.iter().flatten().map(|workload| workload.name()));
         }

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use super::coverage::Pair;
 use crate::checkers::Violation;
 use crate::scenario::Deed;
 use crate::world::clock::SimTime;
+use crate::world::cluster::Depth;
 use crate::world::disk::DiskCounters;
 use crate::world::net::NetCounters;
 
@@ -15,8 +17,12 @@ use crate::world::net::NetCounters;
 pub struct Report {
     /// Its seed.
     pub seed: u64,
+    /// How much was real; unknown after a panic.
+    pub depth: Option<Depth>,
     /// Simulated seconds with clients and faults.
     pub seconds: f64,
+    /// How long the run took in reality; not part of what it says.
+    pub took: Duration,
     /// Operations answered in that time.
     pub acked: u64,
     /// Operations whose outcome nobody knows.
@@ -75,8 +81,9 @@ impl Report {
     pub fn summary(&self) -> String {
         let strikes: Vec<_> = self.strikes.iter().map(|(fault, count)| format!("{fault}:{count}")).collect();
         format!(
-            "seed={} sim_s={:.1} acked={} unknown={} refused={} crashes={} lossy={} torn={} cut_tails={} faults=[{}] hash={:016x} {}",
+            "seed={} depth={} sim_s={:.1} acked={} unknown={} refused={} crashes={} lossy={} torn={} cut_tails={} faults=[{}] hash={:016x} {}",
             self.seed,
+            self.depth.map_or("?", Depth::name),
             self.seconds,
             self.acked,
             self.unknown,

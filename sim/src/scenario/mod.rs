@@ -37,6 +37,7 @@ pub mod words;
 use std::time::Duration;
 
 use crate::actions::Action;
+use crate::world::cluster::Depth;
 use crate::world::net::MachineId;
 
 pub use calls::Caller;
@@ -65,6 +66,8 @@ pub struct Scenario {
     pub settings: Vec<Setting>,
     /// How many reactors each process believes to have.
     pub reactors: usize,
+    /// How much of the members' surroundings is real.
+    pub depth: Depth,
     /// What clients do all the time.
     pub load: Load,
     /// The first seed to play.
@@ -87,6 +90,7 @@ impl Default for Scenario {
             starts: true,
             settings: Vec::new(),
             reactors: 2,
+            depth: Depth::Full,
             load: Load::default(),
             seed: 0,
             bug: None,
@@ -178,6 +182,8 @@ pub enum Who {
 pub enum Deed {
     /// Nothing: a pause.
     Wait,
+    /// What the incident has and cannot be played yet, in words; its line says what it needs.
+    Later(String),
     /// These lines, so many times.
     Repeat(u64, Vec<Line>),
     /// One of these lists of lines, drawn.

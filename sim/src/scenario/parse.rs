@@ -9,7 +9,7 @@ use super::{
     Wanted, When, Who, options,
 };
 use crate::actions::{Action, DiskErrorRates};
-use crate::world::cluster::machine_number;
+use crate::world::cluster::{Depth, machine_number};
 use crate::world::dice::Latency;
 use crate::world::net::NetKnobs;
 use crate::{bugs, checkers, workloads};
@@ -118,9 +118,11 @@ fn header_words(scenario: &mut Scenario, key: &str, mut words: Words) -> Result<
             while words.take(",") {
                 if words.take("not started") {
                     scenario.starts = false;
+                } else if words.take(Depth::Core.name()) {
+                    scenario.depth = Depth::Core;
                 } else {
                     scenario.reactors =
-                        words.value("`not started`, or a number of reactors", |word| word.parse().ok())?;
+                        words.value("`not started`, `core`, or a number of reactors", |word| word.parse().ok())?;
                     words.one_of("`reactors`", ["reactors", "reactor"])?;
                 }
             }
@@ -229,6 +231,9 @@ fn block(
         } else {
             deed(&mut words)?
         };
+        if matches!(deed, Deed::Later(_)) && words.peek() != Some("needs") {
+            return Err(words.trouble("`needs` and a feature", []));
+        }
         let needs =
             if words.take("needs") { Some(words.one_of("a feature", NEEDS.iter().copied())?.to_owned()) } else { None };
         words.finish()?;
@@ -367,6 +372,9 @@ const VERBS: [&str; 40] = [
 fn deed(words: &mut Words) -> Result<Deed, Trouble> {
     if words.take("wait") {
         return Ok(Deed::Wait);
+    }
+    if words.take("later") {
+        return Ok(Deed::Later(words.text("what is to come, in quotes")?));
     }
     if words.take("let") {
         let name = name(words)?;

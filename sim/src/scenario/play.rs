@@ -28,22 +28,11 @@ const LEADER_WAIT: Duration = Duration::from_secs(20);
 /// How long a process may take to end by itself, when it should.
 const END_WAIT: Duration = Duration::from_secs(30);
 
-/// What a survivor of a lost majority does not hold, declared as lost by the operator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeclaredLoss {
-    /// When it was declared.
-    pub at: SimTime,
-    /// The survivor's revision.
-    pub revision: i64,
-}
-
 /// What came of a timeline.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// The line that was not as it has to be, and how it was.
     pub failure: Option<String>,
-    /// What was declared as lost.
-    pub losses: Vec<DeclaredLoss>,
 }
 
 /// Plays lines.
@@ -54,7 +43,6 @@ pub struct Player {
     caller: Caller,
     machines: BTreeMap<String, Vec<MachineId>>,
     numbers: BTreeMap<String, u64>,
-    losses: Vec<DeclaredLoss>,
     fuses: Vec<JoinHandle<Burnt>>,
 }
 
@@ -71,7 +59,6 @@ impl Player {
             caller,
             machines: BTreeMap::new(),
             numbers: BTreeMap::new(),
-            losses: Vec::new(),
             fuses: Vec::new(),
         }
     }
@@ -82,7 +69,7 @@ impl Player {
         for fuse in self.fuses {
             fuse.await.expect("a fuse burns down, or does not");
         }
-        Outcome { failure, losses: self.losses }
+        Outcome { failure }
     }
 
     async fn play_all(&mut self, lines: &[Line]) -> Played {
@@ -113,7 +100,7 @@ impl Player {
 
     /// Actions are told as they happen.
     fn tell_if_call(&self, deed: &Deed) {
-        if !matches!(deed, Deed::Wait | Deed::Act(_) | Deed::Isolate(_) | Deed::Partition { .. }) {
+        if !matches!(deed, Deed::Wait | Deed::Later(_) | Deed::Act(_) | Deed::Isolate(_) | Deed::Partition { .. }) {
             self.stage.world.tell(deed.to_string());
         }
     }
@@ -132,7 +119,7 @@ impl Player {
 
     async fn act(&mut self, deed: &Deed) -> Played {
         match deed {
-            Deed::Wait => {}
+            Deed::Wait | Deed::Later(_) => {}
             Deed::Repeat(..) | Deed::OneOf(_) => unreachable!("blocks are played line by line"),
             Deed::LetWho(name, who) => {
                 let machines = self.which(who).await?;
@@ -187,10 +174,12 @@ impl Player {
             }
             Deed::DeclareLost(who) => {
                 let survivor = self.one(who).await?;
-                let revision = self.number(&Quantity::Revision, survivor)? as i64;
+                let survivor = self.stage.cluster.machine(survivor);
+                let kept = survivor.kept_when_forced();
+                let kept = kept.ok_or_else(|| format!("{} was not started with --force-new-cluster", survivor.name))?;
                 // What others have applied there is not what the survivor goes on with.
                 witness::forget();
-                self.losses.push(DeclaredLoss { at: clock::now(), revision });
+                self.stage.declare_lost(kept);
             }
             Deed::FlipBit(who) => {
                 for machine in self.machines_of(who).await? {
@@ -343,14 +332,14 @@ impl Player {
 
     async fn holds(&mut self, condition: &Condition) -> Played {
         match condition {
-            Condition::SomeLeader => self.leader().map(drop).ok_or_else(|| "nobody leads".to_owned()),
+            Condition::SomeLeader => self.stage.cluster.leader().map(drop).ok_or_else(|| "nobody leads".to_owned()),
             Condition::NoLeader => {
                 let known = self.running().find_map(|machine| machine.member()?.raft_status().leader);
                 known.map_or(Ok(()), |leader| Err(format!("{leader} leads")))
             }
             Condition::Leads(who) => {
                 let number = self.one(who).await?;
-                match self.leader() {
+                match self.stage.cluster.leader() {
                     Some(leader) if leader == number => Ok(()),
                     Some(leader) => Err(format!("{} leads", machine_name(leader))),
                     None => Err("nobody leads".to_owned()),
@@ -431,16 +420,6 @@ impl Player {
         self.stage.cluster.machines.iter().filter(|machine| !machine.is_spare())
     }
 
-    /// Who leads in the highest term.
-    fn leader(&self) -> Option<MachineId> {
-        let leading = self.running().filter_map(|machine| {
-            let member = machine.member()?;
-            let status = member.raft_status();
-            (status.leader == Some(member.id())).then_some((status.term, machine.machine))
-        });
-        leading.max().map(|(_, machine)| machine)
-    }
-
     async fn one(&mut self, who: &Who) -> Result<MachineId, String> {
         match self.which(who).await?[..] {
             [machine] => Ok(machine),
@@ -489,7 +468,7 @@ impl Player {
     async fn some_leader(&self) -> Result<MachineId, String> {
         let deadline = clock::now().plus_nanos(LEADER_WAIT.as_nanos() as u64);
         loop {
-            if let Some(leader) = self.leader() {
+            if let Some(leader) = self.stage.cluster.leader() {
                 return Ok(leader);
             }
             if clock::now() >= deadline {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::words::{Named, Span};
 use super::{Call, Comparison, Condition, Deed, Line, Load, NOBODY, Patience, Quantity, Scenario, Wanted, When, Who};
+use crate::world::cluster::Depth;
 
 /// Where the deed begins in a line, if there is room.
 const DEED_COLUMN: usize = 25;
@@ -29,6 +30,9 @@ impl Display for Scenario {
         }
         if self.reactors != Scenario::default().reactors {
             cluster += &format!(", {}", plural(self.reactors as u64, "reactor", "reactors"));
+        }
+        if self.depth == Depth::Core {
+            cluster += ", core";
         }
         if !self.starts {
             cluster += ", not started";
@@ -166,6 +170,7 @@ impl Display for Deed {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Deed::Wait => write!(f, "wait"),
+            Deed::Later(text) => write!(f, "later {}", Quoted(text)),
             Deed::Repeat(times, _) => write!(f, "repeat {times} times"),
             Deed::OneOf(_) => write!(f, "one of"),
             Deed::LetWho(name, who) => write!(f, "let {name} be {who}"),

@@ -91,6 +91,7 @@ fn a_scenario_is_written_as_it_is_read() {
          then                      repeat 3 times\n\
          after 1s..2s              one of\n\
          then start m1\nor\nthen crash m1\nthen put x = 1 needs lease\nend\nend\n\
+         then later \"20 leases with a key each\" needs lease\n\
          then                      expect log of m1 has \"x\"\n"
     );
     let read = parse("x.scenario", &text).unwrap();
@@ -119,6 +120,7 @@ fn what_is_wrong_is_said_with_its_place_and_what_was_meant() {
     for (text, column, expected, suggestion) in [
         ("at 5s kil m1", 7, "something that happens", Some("kill")),
         ("at 5 kill m1", 4, "a time", None),
+        ("then later \"20 leases\"", 23, "`needs` and a feature", None),
         ("att 5s kill m1", 1, "`at`, `after` or `then`", Some("at")),
         ("at some time in 9s..5s kill m1", 17, "a time, or two", None),
         ("then kill leadr", 11, "a member", Some("leader")),

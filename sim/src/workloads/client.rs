@@ -6,14 +6,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_client::{Connection, WatchStream};
 use quorate_proto::etcdserverpb as pb;
-use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_runtime::Rt;
 use quorate_runtime::net::Address;
 use quorate_types::Error;
 
 use crate::faults::Stage;
 use crate::history::{Answer, Outcome, Recorder, Request};
+use crate::workloads::link::Link;
 use crate::world::clock;
+use crate::world::cluster::client_machine;
 use crate::world::dice::Dice;
 use crate::world::lock;
 
@@ -64,7 +65,9 @@ pub struct Client {
     pub knowledge: Arc<Mutex<Knowledge>>,
     stage: Arc<Stage>,
     rt: Rt,
-    kv: Option<(Connection, KvClient<Connection>)>,
+    link: Option<Link>,
+    /// What the last stream of watches came over.
+    watched: Option<Connection>,
     pinned: Option<Address>,
     marks: u64,
     /// Why the last call was not answered.
@@ -90,7 +93,8 @@ impl Client {
             knowledge,
             stage,
             rt,
-            kv: None,
+            link: None,
+            watched: None,
             pinned: None,
             marks: 0,
             last_error: String::new(),
@@ -99,7 +103,7 @@ impl Client {
 
     /// From now on it calls only the member there; any member, if `None`.
     pub fn pin(&mut self, address: Option<Address>) {
-        self.kv = None;
+        self.link = None;
         self.pinned = address;
     }
 
@@ -173,51 +177,38 @@ impl Client {
 
     /// Calls, and records request and outcome.
     pub async fn call(&mut self, request: Request) -> Outcome {
-        let mut kv = self.connect().await;
+        let mut link = self.connect().await;
         let ticket = self.recorder.begin(self.number, request.clone());
-        let answering = async {
-            Ok::<_, tonic::Status>(match request {
-                Request::Range(range) => Answer::Range(kv.range(range).await?.into_inner()),
-                Request::Put(put) => Answer::Put(kv.put(put).await?.into_inner()),
-                Request::Delete(delete) => Answer::Delete(kv.delete_range(delete).await?.into_inner()),
-                Request::Txn(txn) => Answer::Txn(kv.txn(txn).await?.into_inner()),
-                Request::Compact(compact) => Answer::Compact(kv.compact(compact).await?.into_inner()),
-            })
-        };
-        let result = within(self.options.timeout, answering).await;
+        let result = within(self.options.timeout, link.call(request)).await;
         self.finish(ticket, result)
     }
 
     /// A range through RangeStream, put together again and recorded as a range.
     pub async fn stream(&mut self, range: pb::RangeRequest) -> Outcome {
-        let mut kv = self.connect().await;
+        let mut link = self.connect().await;
         let ticket = self.recorder.begin(self.number, Request::Range(range.clone()));
-        let answering = async {
-            let mut chunks = kv.range_stream(range).await?.into_inner();
-            let mut whole = pb::RangeResponse::default();
-            while let Some(chunk) = chunks.message().await? {
-                let Some(chunk) = chunk.range_response else { continue };
-                whole.kvs.extend(chunk.kvs);
-                whole.header = chunk.header.or(whole.header);
-                whole.more |= chunk.more;
-                whole.count = whole.count.max(chunk.count);
-            }
-            Ok(Answer::Range(whole))
-        };
-        let result = within(self.options.timeout, answering).await;
+        let result = within(self.options.timeout, link.stream(range)).await;
         self.finish(ticket, result)
     }
 
     /// A stream of watches to some member; none, if that one does not answer in time.
     pub async fn watch_stream(&mut self, require_leader: bool) -> Option<WatchStream> {
-        self.connect().await;
-        let (connection, _) = self.kv.as_ref()?;
-        let opening = WatchStream::open(connection, require_leader);
-        if let Some(Ok(stream)) = within(self.options.timeout, opening).await {
-            return Some(stream);
+        let link = self.connect().await;
+        let opening = async {
+            let connection = link.connection(&self.rt).await?;
+            let stream = WatchStream::open(&connection, require_leader).await.ok()?;
+            Some((connection, stream))
+        };
+        match within(self.options.timeout, opening).await.flatten() {
+            Some((connection, stream)) => {
+                self.watched = Some(connection);
+                Some(stream)
+            }
+            None => {
+                self.link = None;
+                None
+            }
         }
-        self.kv = None;
-        None
     }
 
     fn finish(&mut self, ticket: crate::history::Ticket, result: Option<Result<Answer, tonic::Status>>) -> Outcome {
@@ -238,7 +229,7 @@ impl Client {
         };
         if outcome == Outcome::Unknown {
             // The connection may be half-open: a new one tells.
-            self.kv = None;
+            self.link = None;
         }
         self.recorder.end(ticket, outcome.clone());
         outcome
@@ -259,22 +250,20 @@ impl Client {
         }
     }
 
-    /// The connection; makes one if need be, as often as it takes.
-    async fn connect(&mut self) -> KvClient<Connection> {
+    /// The way to a member; opens one if need be, as often as it takes.
+    async fn connect(&mut self) -> Link {
         loop {
-            if let Some((connection, kv)) = &self.kv
-                && !connection.is_closed()
-            {
-                return kv.clone();
+            if let Some(link) = self.link.as_ref().filter(|link| !link.is_closed()) {
+                return link.clone();
             }
-            let members = self.stage.cluster.members();
-            let drawn = self.dice.pick(&members).client_address();
-            let address = self.pinned.clone().unwrap_or(drawn);
-            let connecting = Connection::connect(&self.rt, address);
-            if let Some(Ok(connection)) = within(self.options.timeout, connecting).await {
-                let kv = KvClient::with_origin(connection.clone(), connection.origin());
-                self.kv = Some((connection, kv));
-            } else {
+            let cluster = &self.stage.cluster;
+            let drawn = self.dice.pick(&cluster.members()).clone();
+            let pinned = self.pinned.as_ref();
+            let pinned = pinned.and_then(|address| cluster.machines.iter().find(|it| it.client_address() == *address));
+            let to = pinned.cloned().unwrap_or(drawn);
+            let opening = Link::open(&self.rt, &self.stage.world.net, client_machine(self.number), &to);
+            self.link = within(self.options.timeout, opening).await.flatten();
+            if self.link.is_none() {
                 let pause_ms = self.dice.between(20, 300);
                 clock::sleep(Duration::from_millis(pause_ms)).await;
             }

@@ -6,13 +6,14 @@
 mod batches;
 mod client;
 mod compaction;
+mod link;
 mod lists;
 mod ranges;
 mod refusals;
 mod register;
 pub mod tap;
 mod txns;
-mod watch;
+pub mod watch;
 
 use quorate_runtime::BoxFuture;
 
@@ -40,6 +41,6 @@ pub const ALL: &[(&str, Make)] = &[
     ("batches", |dice| Box::new(batches::Batches::draw(dice))),
     ("compaction", |dice| Box::new(compaction::Compaction::draw(dice))),
     ("refusals", |_| Box::new(refusals::Refusals)),
-    ("watch", |dice| Box::new(watch::Watch::draw(dice))),
+    (watch::NAME, |dice| Box::new(watch::Watch::draw(dice))),
     ("lists", |dice| Box::new(lists::Lists::draw(dice))),
 ];

@@ -3,6 +3,7 @@
 //! There is one true time, [`now`], which nobody in the product sees. A [`MachineClock`] shows it with an offset and at a wrong
 //! rate: the monotonic clock only by rate, the wall clock also by an offset that may jump.
 
+use std::cell::OnceCell;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
@@ -49,9 +50,20 @@ impl std::fmt::Display for SimTime {
     }
 }
 
+thread_local! {
+    // A simulation lives on one thread of its own, and asks for the time more often than for anything else.
+    static TIME: OnceCell<TimeHandle> = const { OnceCell::new() };
+}
+
 /// The true time; zero outside a simulation.
 pub fn now() -> SimTime {
-    TimeHandle::try_current().map_or(SimTime(0), |time| SimTime(time.elapsed().as_nanos() as u64))
+    TIME.with(|known| {
+        let time = known.get().or_else(|| {
+            let current = TimeHandle::try_current()?;
+            Some(known.get_or_init(|| current))
+        });
+        time.map_or(SimTime(0), |time| SimTime(time.elapsed().as_nanos() as u64))
+    })
 }
 
 /// Wakes `waker` at `at`, or at once if that has passed. Cannot be taken back: wake something that may be woken in vain.

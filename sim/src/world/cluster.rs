@@ -9,30 +9,78 @@
 //! What a member does of its own accord and must not (a start that fails, a stop that nobody asked for) becomes a complaint,
 //! unless the simulator itself had failed its disk; then the machine's supervisor just starts it again.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use madsim::runtime::{Handle, NodeHandle};
+use quorate_api::Api;
 use quorate_member::{ClusterState, Member, MemberConfig, StartError, StopReason};
+use quorate_raft::transport::Carrier;
 use quorate_runtime::Rt;
 use quorate_runtime::net::{Address, ListenOptions};
 use quorate_runtime::sync::watch;
 use quorate_store::View;
 use quorate_types::MemberId;
 
+use crate::history::DeclaredLoss;
 use crate::scenario::Setting;
 use crate::world::clock::{self, MachineClock, SimTime};
 use crate::world::disk::{Death, SimDisk};
 use crate::world::net::MachineId;
+use crate::world::net::frames::FrameNet;
 use crate::world::runtime::SimRuntime;
 use crate::world::trace::Event;
 use crate::world::{World, lock};
 
+/// How much of a member's surroundings is real in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// All of it: gRPC and rafthttp, byte for byte, on simulated streams.
+    Full,
+    /// Clients call the services themselves, and members hand messages over as they are: the same member, many times faster.
+    Core,
+}
+
+impl Depth {
+    /// Its name, as on a command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Depth::Full => "full",
+            Depth::Core => "core",
+        }
+    }
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Depth::Full, Depth::Core].into_iter().find(|depth| depth.name() == name)
+    }
+}
+
+impl fmt::Display for Depth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Whom clients call in core depth.
+#[derive(Clone)]
+pub struct Server {
+    /// The process's runtime.
+    pub rt: Rt,
+    /// Its services.
+    pub api: Arc<Api>,
+    /// Which process of its machine it is.
+    pub process: u64,
+}
+
 /// What of a member's settings a run may choose.
 #[derive(Clone, Debug)]
 pub struct Limits {
+    /// How much is real.
+    pub depth: Depth,
     /// How many reactors a process believes to have.
     pub reactors: usize,
     /// Changes settings of every start.
@@ -85,6 +133,17 @@ struct MachineState {
     last_member: Option<MemberId>,
     /// What its last process said when it ended by itself.
     last_words: Option<String>,
+    forced: Forced,
+}
+
+/// Whether a machine's member was made a cluster of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Forced {
+    No,
+    /// Its member was started with `--force-new-cluster`, and has not been ready alone yet.
+    Asked,
+    /// It was, and began with this.
+    Done(DeclaredLoss),
 }
 
 struct Process {
@@ -92,6 +151,8 @@ struct Process {
     node: NodeHandle,
     member: Option<Member>,
     shutdown: Option<watch::Sender<bool>>,
+    /// From when on it serves clients.
+    server: Option<Server>,
     paused_since: Option<SimTime>,
     /// How many errors had been injected into the disk when it started.
     errors_before: u64,
@@ -149,6 +210,7 @@ impl Cluster {
                     starts: 0,
                     last_member: None,
                     last_words: None,
+                    forced: Forced::No,
                 }),
             })
         });
@@ -168,6 +230,16 @@ impl Cluster {
     /// The machines that are not spare, in order of their numbers.
     pub fn members(&self) -> Vec<Arc<MemberMachine>> {
         self.machines.iter().filter(|machine| !machine.is_spare()).cloned().collect()
+    }
+
+    /// Who leads in the highest term.
+    pub fn leader(&self) -> Option<MachineId> {
+        let leading = self.machines.iter().filter(|machine| !machine.is_spare()).filter_map(|machine| {
+            let member = machine.member()?;
+            let status = member.raft_status();
+            (status.leader == Some(member.id())).then_some((status.term, machine.machine))
+        });
+        leading.max().map(|(_, machine)| machine)
     }
 
     /// The peer URLs of each member, as the running member knows them that has applied most; none if nothing runs.
@@ -252,6 +324,9 @@ impl Cluster {
         }
         state.starts += 1;
         state.last_words = None;
+        if flags.iter().any(|flag| flag.name == "force-new-cluster") {
+            state.forced = Forced::Asked;
+        }
         let number = state.starts;
         let with: String = flags.iter().map(|flag| format!(" --{}={}", flag.name, flag.value)).collect();
         self.world.tell(format!("{} starts{with} (process {number})", machine.name));
@@ -276,6 +351,7 @@ impl Cluster {
             node,
             member: None,
             shutdown: None,
+            server: None,
             paused_since: None,
             errors_before,
             may_refuse,
@@ -384,7 +460,9 @@ impl Cluster {
     /// complaint, and the member stays down: the run has found what it was for.
     async fn exited(self: &Arc<Self>, machine: &Arc<MemberMachine>, number: u64, how: String) {
         let excused = machine.is_excused() || machine.is_spare();
-        if !excused && !machine.may_refuse() {
+        // A start without the flag, after one with it that was cut off, is refused until it was made again.
+        let is_halfway = lock(&machine.state).forced == Forced::Asked;
+        if !excused && !machine.may_refuse() && !is_halfway {
             self.complain(format!("{} {how}", machine.name));
         }
         self.ended(machine, number, &how, excused).await;
@@ -420,7 +498,9 @@ impl Cluster {
 /// The life of one member process.
 async fn live(cluster: Arc<Cluster>, machine: Arc<MemberMachine>, rt: Rt, number: u64, flags: Vec<Setting>) {
     let settings = cluster.settings(&machine, &flags);
-    let member = match Member::start(Rt::clone(&rt), settings).await {
+    let frames = (machine.depth() == Depth::Core).then(|| FrameNet::open(&cluster.world.net, machine.machine));
+    let carrier = frames.clone().map(|frames| frames as Arc<dyn Carrier>);
+    let member = match Member::start_with_carrier(Rt::clone(&rt), settings, carrier).await {
         Ok(member) => member,
         // It was killed before it had heard of it.
         Err(error @ StartError::Removed { .. }) => {
@@ -444,7 +524,11 @@ async fn live(cluster: Arc<Cluster>, machine: Arc<MemberMachine>, rt: Rt, number
             process.shutdown = Some(shutdown);
         }
     }
-    let api = quorate_api::service(Rt::clone(&rt), member.clone(), quorate_api::ApiOptions::default());
+    if let Some(frames) = frames {
+        rt.spawn(Box::pin(frames.deliver_to(Arc::clone(member.transport()))));
+    }
+    let handlers = Api::new(Rt::clone(&rt), member.clone(), quorate_api::ApiOptions::default());
+    let api = quorate_api::ApiService::new(Arc::clone(&handlers));
     match rt.listen(Address::Tcp(machine.peer_address), ListenOptions::default()).await {
         Ok(listener) => {
             let peers = quorate_api::PeerPort::new(api.clone(), member.clone());
@@ -457,9 +541,13 @@ async fn live(cluster: Arc<Cluster>, machine: Arc<MemberMachine>, rt: Rt, number
         }
     }
     member.ready().await;
+    machine.on_ready(&member);
     match rt.listen(Address::Tcp(machine.address), ListenOptions::default()).await {
         Ok(listener) => {
             rt.spawn(Box::pin(quorate_api::serve(Rt::clone(&rt), listener, api, asked)));
+            if let Some(process) = lock(&machine.state).process.as_mut() {
+                process.server = Some(Server { rt: Rt::clone(&rt), api: handlers, process: number });
+            }
         }
         Err(error) => {
             member.stop();
@@ -482,6 +570,32 @@ impl MemberMachine {
     /// Its member, once that has started.
     pub fn member(&self) -> Option<Member> {
         lock(&self.state).process.as_ref().and_then(|process| process.member.clone())
+    }
+
+    /// Its member can be asked from now on.
+    fn on_ready(&self, member: &Member) {
+        let (mut state, view) = (lock(&self.state), member.view());
+        if state.forced == Forced::Asked && view.members().len() == 1 {
+            state.forced = Forced::Done(DeclaredLoss { at: clock::now(), revision: view.revision().0 });
+        }
+    }
+
+    /// What its member began with when it was last forced to be a cluster of its own; nothing before it is ready.
+    pub fn kept_when_forced(&self) -> Option<DeclaredLoss> {
+        match lock(&self.state).forced {
+            Forced::Done(kept) => Some(kept),
+            Forced::No | Forced::Asked => None,
+        }
+    }
+
+    /// How much of its surroundings is real.
+    pub fn depth(&self) -> Depth {
+        self.limits.depth
+    }
+
+    /// Who serves clients here, if anybody does.
+    pub fn server(&self) -> Option<Server> {
+        lock(&self.state).process.as_ref().filter(|process| !process.exited).and_then(|process| process.server.clone())
     }
 
     /// True if one of `members`, which are given by their peer URLs, is its.

@@ -130,7 +130,12 @@ impl Api {
         header.raft_term = self.member.raft_status().term.0;
     }
 
-    /// Refuses what this member must not answer now.
+    /// Refuses what this member must not answer now, for who calls a handler himself. `learner_may`: a learner may answer it.
+    pub fn admit_call(&self, learner_may: bool) -> Result<(), Status> {
+        self.admit(&HeaderMap::new(), learner_may).map_err(errors::status)
+    }
+
+    /// The same, for a call with these headers.
     fn admit(&self, headers: &HeaderMap, learner_may: bool) -> Result<(), Error> {
         if !learner_may && self.member.raft_status().is_learner {
             return Err(Error::NotSupportedForLearner);

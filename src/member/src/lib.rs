@@ -50,7 +50,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
 use quorate_proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, RequestHeader};
-use quorate_raft::transport::{Transport, TransportConfig, TransportLimits};
+use quorate_raft::transport::{Carrier, Transport, TransportConfig, TransportLimits};
 use quorate_runtime::spawn::{self, Worker, WorkerGone};
 use quorate_runtime::sync::{mpsc, oneshot, watch};
 use quorate_runtime::{Rt, clock};
@@ -116,6 +116,15 @@ impl Member {
     /// Founds or recovers the member, or has it join a cluster, and starts its loops, on the reactor that calls this. Returns
     /// once they run; a leader may come later (see [`Member::ready`]).
     pub async fn start(rt: Rt, config: MemberConfig) -> Result<Member, StartError> {
+        Self::start_with_carrier(rt, config, None).await
+    }
+
+    /// The same; messages to other members go through `carrier`, if there is one, instead of streams of bytes.
+    pub async fn start_with_carrier(
+        rt: Rt,
+        config: MemberConfig,
+        carrier: Option<Arc<dyn Carrier>>,
+    ) -> Result<Member, StartError> {
         let wal_worker = rt.worker("wal");
         let flush_worker = rt.worker("flush");
         let plan = bootstrap::plan(&rt, &config, &*flush_worker).await?;
@@ -175,7 +184,7 @@ impl Member {
             snapshot_dir: config.snap_dir(),
             limits: TransportLimits::default(),
         };
-        let transport = Transport::new(rt.clone(), transport_config, Arc::new(inbox));
+        let transport = Transport::with_carrier(rt.clone(), transport_config, Arc::new(inbox), carrier);
         let watches = Watches::new(&rt, &metrics);
         published.applied.store(applied.0.0, Ordering::Release);
 

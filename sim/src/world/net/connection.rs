@@ -11,7 +11,7 @@ use quorate_runtime::net::Address;
 
 use crate::world::clock::{self, SimTime};
 use crate::world::lock;
-use crate::world::net::{MachineId, RETRANSMIT_NS, SimNet, State};
+use crate::world::net::{MachineId, SimNet, State};
 use crate::world::trace::Event;
 
 /// Which end of a connection.
@@ -65,6 +65,8 @@ struct Pipe {
     reader: Option<Waker>,
     writer: Option<Waker>,
     alarm: Arc<PipeAlarm>,
+    /// When the alarm will ring, if that is still to come.
+    rings: SimTime,
 }
 
 struct Segment {
@@ -100,7 +102,11 @@ impl Pipe {
             self.reader = None;
         } else if next < SimTime::NEVER {
             *lock(&self.alarm.reader) = Some(reader.clone());
-            clock::wake_at(next, &Waker::from(Arc::clone(&self.alarm)));
+            // One that rings too early only makes the reader ask again; one for each poll would be many.
+            if self.rings <= clock::now() || self.rings > next {
+                self.rings = next;
+                clock::wake_at(next, &Waker::from(Arc::clone(&self.alarm)));
+            }
         }
     }
 
@@ -230,14 +236,8 @@ impl State {
         if self.cut.contains_key(&(from, to)) {
             return SimTime::NEVER;
         }
-        let mut travel_ns = self.knobs.latency.draw(&mut self.dice);
-        let mut again_ns = RETRANSMIT_NS;
-        while self.dice.per_million(self.knobs.loss_per_million) && again_ns < 20 * RETRANSMIT_NS {
-            self.counters.retransmissions += 1;
-            travel_ns += again_ns;
-            again_ns *= 2;
-        }
         let last = connection.pipes[end as usize].last_arrival;
+        let travel_ns = self.travel_ns();
         clock::now().plus_nanos(travel_ns).max(last)
     }
 

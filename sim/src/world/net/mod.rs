@@ -9,6 +9,7 @@
 //! it is back and answers one of their segments, or TCP's own keepalive, with a reset. Writes and reads may take fewer bytes than offered.
 
 pub mod connection;
+pub mod frames;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use quorate_runtime::BoxFuture;
 use quorate_runtime::net::{Address, BoxStream, Incoming, ListenOptions, Listener};
+use quorate_runtime::sync::Notify;
 
 use crate::world::clock::{self, SimTime};
 use crate::world::dice::{Dice, Latency};
@@ -75,6 +77,8 @@ pub struct NetCounters {
 /// The network that all machines share.
 pub struct SimNet {
     state: Mutex<State>,
+    /// Some link works again.
+    mended: Notify,
 }
 
 struct State {
@@ -88,6 +92,7 @@ struct State {
     cut: BTreeMap<(MachineId, MachineId), SimTime>,
     listeners: BTreeMap<ListenKey, Backlog>,
     connections: BTreeMap<u64, Connection>,
+    frames: frames::Frames,
     next_connection: u64,
     next_listener: u64,
 }
@@ -136,9 +141,11 @@ impl SimNet {
                 cut: BTreeMap::new(),
                 listeners: BTreeMap::new(),
                 connections: BTreeMap::new(),
+                frames: frames::Frames::default(),
                 next_connection: 1,
                 next_listener: 1,
             }),
+            mended: Notify::new(),
         })
     }
 
@@ -185,6 +192,9 @@ impl SimNet {
                 connection.resume(end, resume);
             }
         }
+        let resume = clock::now().plus_nanos(state.dice.below(pause_ns));
+        state.release_frames(from, to, resume);
+        self.mended.notify_waiters();
     }
 
     /// Mends every link.
@@ -228,6 +238,7 @@ impl SimNet {
                 connection.owner_died(end, Some((arrives, abruptly)));
             }
         }
+        state.close_office(machine);
         state.drop_finished();
     }
 
@@ -242,6 +253,7 @@ impl SimNet {
                 connection.owner_died(end, None);
             }
         }
+        state.close_office(machine);
         state.drop_finished();
     }
 
@@ -334,6 +346,29 @@ impl SimNet {
         }
     }
 
+    /// The way of one small message between two machines; for ever while the link is cut. False if it gets lost with a
+    /// connection that breaks, or meets a machine without power.
+    pub async fn travel(&self, from: MachineId, to: MachineId) -> bool {
+        loop {
+            // Asked for before looking, so that no mending is missed.
+            let mended = self.mended.notified();
+            if !self.state().cut.contains_key(&(from, to)) {
+                break;
+            }
+            mended.await;
+        }
+        let (latency, breaks) = {
+            let mut state = self.state();
+            let state = &mut *state;
+            let latency = Duration::from_nanos(state.travel_ns());
+            let breaks = state.dice.per_million(state.knobs.reset_per_million);
+            state.counters.resets += u64::from(breaks);
+            (latency, breaks)
+        };
+        clock::sleep(latency).await;
+        !breaks && self.state().machines[&to].powered
+    }
+
     /// Addresses of a machine's name.
     pub fn lookup(&self, name: &str) -> io::Result<Vec<IpAddr>> {
         if let Ok(address) = name.parse() {
@@ -355,6 +390,18 @@ enum Attempt {
 impl State {
     fn latency(&mut self) -> Duration {
         Duration::from_nanos(self.knobs.latency.draw(&mut self.dice))
+    }
+
+    /// How long a segment travels on a link that works, with retransmissions.
+    fn travel_ns(&mut self) -> u64 {
+        let mut travel_ns = self.knobs.latency.draw(&mut self.dice);
+        let mut again_ns = RETRANSMIT_NS;
+        while self.dice.per_million(self.knobs.loss_per_million) && again_ns < 20 * RETRANSMIT_NS {
+            self.counters.retransmissions += 1;
+            travel_ns += again_ns;
+            again_ns *= 2;
+        }
+        travel_ns
     }
 
     fn try_connect(&mut self, from: MachineId, key: &ListenKey) -> Attempt {

@@ -12,7 +12,7 @@
 //!    [`Inbox::deliver`].
 //!
 //! Snapshots go by themselves (`snapshot_send`, `snapshot_receive`). A `probe` measures each member. `handler` is the
-//! door: everything that a peer asks of us.
+//! door: everything that a peer asks of us. An embedder may carry messages itself, instead of streams (`frames`).
 //!
 //! A stream with nothing to say sends a link heartbeat every 5 s / 3, so silence for 5 s means that it is dead. Whatever is
 //! wrong with a stream or a post, it ends, Raft is told, and the way is tried again: Raft needs no message to arrive.
@@ -23,6 +23,7 @@
 mod body;
 pub mod codec;
 mod connection;
+mod frames;
 mod handler;
 mod headers;
 mod outbox;
@@ -55,6 +56,7 @@ use quorate_types::{ClusterId, MemberId};
 
 pub use body::{RequestBody, ResponseBody};
 pub use connection::{CallError, Connection};
+pub use frames::{Carrier, Frame, Refusal};
 pub use headers::Version;
 pub use peer::PeerStatus;
 pub use snapshot_receive::{remove_unfinished, snapshot_path};
@@ -170,7 +172,10 @@ struct Core {
     rt: Rt,
     config: TransportConfig,
     headers: OwnHeaders,
+    own_urls: Arc<[String]>,
     inbox: Arc<dyn Inbox>,
+    /// Takes messages instead of streams and posts.
+    carrier: Option<Arc<dyn Carrier>>,
     worker: OnceLock<Arc<dyn Worker>>,
     /// Snapshots under way to us.
     transfers: AtomicUsize,
@@ -256,7 +261,7 @@ impl Handle {
     fn start(core: &Arc<Core>, id: MemberId, urls: &[String]) -> Self {
         let handle =
             Self { peer: Arc::new(Peer::new(core.clone(), id, urls)), stop: watch::channel(false).0, is_member: false };
-        for _ in 0..pipeline::WORKERS {
+        for _ in 0..if core.carrier.is_some() { 0 } else { pipeline::WORKERS } {
             handle.spawn(pipeline::work(handle.peer.clone()));
         }
         handle
@@ -264,8 +269,12 @@ impl Handle {
 
     fn become_member(&mut self) {
         self.is_member = true;
-        for kind in [StreamKind::MsgApp, StreamKind::Message] {
-            self.spawn(reader::read(self.peer.clone(), kind));
+        if self.peer.core().carrier.is_some() {
+            self.spawn(frames::keep_in_touch(self.peer.clone()));
+        } else {
+            for kind in [StreamKind::MsgApp, StreamKind::Message] {
+                self.spawn(reader::read(self.peer.clone(), kind));
+            }
         }
         self.spawn(probe::probe(self.peer.clone()));
     }
@@ -297,12 +306,25 @@ impl Drop for Handle {
 impl Transport {
     /// A transport without peers.
     pub fn new(rt: Rt, config: TransportConfig, inbox: Arc<dyn Inbox>) -> Arc<Self> {
+        Self::with_carrier(rt, config, inbox, None)
+    }
+
+    /// The same; what it sends goes through `carrier`, if there is one.
+    pub fn with_carrier(
+        rt: Rt,
+        config: TransportConfig,
+        inbox: Arc<dyn Inbox>,
+        carrier: Option<Arc<dyn Carrier>>,
+    ) -> Arc<Self> {
         let headers = OwnHeaders::new(&config);
+        let own_urls = config.peer_urls.clone().into();
         let core = Core {
             rt,
             config,
             headers,
+            own_urls,
             inbox,
+            carrier,
             worker: OnceLock::new(),
             transfers: AtomicUsize::new(0),
             received_count: AtomicU64::new(0),
@@ -384,15 +406,23 @@ impl Transport {
         let mut misplaced = Vec::new();
         {
             let peers = self.peers();
+            let mut carried: BTreeMap<MemberId, Vec<raftpb::Message>> = BTreeMap::new();
             for message in messages {
                 let to = MemberId(message.to());
                 let Some(handle) = peers.by_id.get(&to) else { continue };
                 if message.r#type() == raftpb::MessageType::MsgSnap {
                     misplaced.push(to);
+                } else if self.core.carrier.is_some() {
+                    carried.entry(to).or_default().push(message);
                 } else if !handle.peer.push(message, now) {
                     lost.insert(to);
                 }
             }
+            lost.extend(
+                carried
+                    .into_iter()
+                    .filter_map(|(to, messages)| (!frames::send(&peers.by_id[&to].peer, messages)).then_some(to)),
+            );
             // Also those that got nothing: there is nothing to wake then.
             peers.by_id.values().for_each(|handle| handle.peer.wake());
         }

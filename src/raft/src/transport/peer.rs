@@ -57,6 +57,8 @@ pub struct Peer {
     msgapp: Outbox,
     pub(super) pipeline: Pipeline,
     activity: Mutex<Activity>,
+    /// By our monotonic clock: when the last frame came; see `frames`.
+    pub(super) heard_at_ns: AtomicU64,
     pub(super) probed: Mutex<super::probe::Probed>,
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
@@ -80,6 +82,7 @@ impl Peer {
             msgapp: Outbox::new(budget.clone()),
             pipeline: Pipeline::new(budget),
             activity: Mutex::default(),
+            heard_at_ns: AtomicU64::new(0),
             probed: Mutex::default(),
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),

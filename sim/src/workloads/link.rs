@@ -1,0 +1,143 @@
+//! A client's way to one member: gRPC over a simulated stream (*full* depth), or a call of the service itself (*core* depth).
+//!
+//! In core depth the request travels as a value: it takes the link's latency there and back, waits while the link is cut, gets
+//! lost when the link breaks a connection, and dies with the member's process, in which the handler runs.
+
+use std::sync::Arc;
+
+use quorate_api::Api;
+use quorate_client::Connection;
+use quorate_proto::etcdserverpb as pb;
+use quorate_proto::etcdserverpb::kv_client::KvClient;
+use quorate_runtime::Rt;
+use quorate_runtime::sync::oneshot;
+use tonic::Status;
+
+use crate::history::{Answer, Request};
+use crate::world::cluster::{Depth, MemberMachine, Server};
+use crate::world::net::{MachineId, SimNet};
+
+/// A connection, or what stands for it.
+#[derive(Clone)]
+pub enum Link {
+    /// A connection over which gRPC is spoken.
+    Grpc(Connection, Box<KvClient<Connection>>),
+    /// The way of calls that are handed over as they are.
+    Direct(DirectLink),
+}
+
+/// See [`Link::Direct`].
+#[derive(Clone)]
+pub struct DirectLink {
+    net: Arc<SimNet>,
+    from: MachineId,
+    to: Arc<MemberMachine>,
+    /// The process that it leads to.
+    process: u64,
+}
+
+impl Link {
+    /// From the process `rt` on the machine `from` to a member; none if nobody serves there.
+    pub async fn open(rt: &Rt, net: &Arc<SimNet>, from: MachineId, to: &Arc<MemberMachine>) -> Option<Self> {
+        match to.depth() {
+            Depth::Full => {
+                let connection = Connection::connect(rt, to.client_address()).await.ok()?;
+                let kv = KvClient::with_origin(connection.clone(), connection.origin());
+                Some(Self::Grpc(connection, Box::new(kv)))
+            }
+            Depth::Core => {
+                if !net.travel(from, to.machine).await {
+                    // A machine without power does not even refuse.
+                    return std::future::pending().await;
+                }
+                let process = to.server().map(|server| server.process);
+                net.travel(to.machine, from).await;
+                Some(Self::Direct(DirectLink { net: Arc::clone(net), from, to: Arc::clone(to), process: process? }))
+            }
+        }
+    }
+
+    /// True if it is known to be of no more use.
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Self::Grpc(connection, _) => connection.is_closed(),
+            Self::Direct(link) => link.server().is_none(),
+        }
+    }
+
+    /// A connection to the same member, for what travels as bytes in either depth: streams.
+    pub async fn connection(&self, rt: &Rt) -> Option<Connection> {
+        match self {
+            Self::Grpc(connection, _) => Some(connection.clone()),
+            Self::Direct(link) => Connection::connect(rt, link.to.client_address()).await.ok(),
+        }
+    }
+
+    /// Calls. Without an answer the outcome is unknown, unless the status is one that promises otherwise.
+    pub async fn call(&mut self, request: Request) -> Result<Answer, Status> {
+        match self {
+            Self::Grpc(_, kv) => Ok(match request {
+                Request::Range(range) => Answer::Range(kv.range(range).await?.into_inner()),
+                Request::Put(put) => Answer::Put(kv.put(put).await?.into_inner()),
+                Request::Delete(delete) => Answer::Delete(kv.delete_range(delete).await?.into_inner()),
+                Request::Txn(txn) => Answer::Txn(kv.txn(txn).await?.into_inner()),
+                Request::Compact(compact) => Answer::Compact(kv.compact(compact).await?.into_inner()),
+            }),
+            Self::Direct(link) => link.call(request).await,
+        }
+    }
+
+    /// A range through RangeStream, put together again. A call that is handed over as it is has no pieces.
+    pub async fn stream(&mut self, range: pb::RangeRequest) -> Result<Answer, Status> {
+        let kv = match self {
+            Self::Grpc(_, kv) => kv,
+            Self::Direct(link) => return link.call(Request::Range(range)).await,
+        };
+        let mut chunks = kv.range_stream(range).await?.into_inner();
+        let mut whole = pb::RangeResponse::default();
+        while let Some(chunk) = chunks.message().await? {
+            let Some(chunk) = chunk.range_response else { continue };
+            whole.kvs.extend(chunk.kvs);
+            whole.header = chunk.header.or(whole.header);
+            whole.more |= chunk.more;
+            whole.count = whole.count.max(chunk.count);
+        }
+        Ok(Answer::Range(whole))
+    }
+}
+
+impl DirectLink {
+    /// Who serves, if it is still the process that the link leads to.
+    fn server(&self) -> Option<Server> {
+        self.to.server().filter(|server| server.process == self.process)
+    }
+
+    async fn call(&self, request: Request) -> Result<Answer, Status> {
+        let broken = || Status::unavailable("the connection broke");
+        if !self.net.travel(self.from, self.to.machine).await {
+            return Err(broken());
+        }
+        let Some(server) = self.server() else { return Err(broken()) };
+        let (reply, answer) = oneshot::channel();
+        server.rt.spawn(Box::pin(async move {
+            // Who asked may have given up.
+            let _ = reply.send(handle(server.api, request).await);
+        }));
+        let Ok(answer) = answer.await else { return Err(broken()) };
+        match self.net.travel(self.to.machine, self.from).await {
+            true => answer,
+            false => Err(broken()),
+        }
+    }
+}
+
+async fn handle(api: Arc<Api>, request: Request) -> Result<Answer, Status> {
+    api.admit_call(matches!(&request, Request::Range(range) if range.serializable))?;
+    Ok(match request {
+        Request::Range(range) => Answer::Range(api.range(range).await?),
+        Request::Put(put) => Answer::Put(api.put(put).await?),
+        Request::Delete(delete) => Answer::Delete(api.delete_range(delete).await?),
+        Request::Txn(txn) => Answer::Txn(api.txn(txn).await?),
+        Request::Compact(compact) => Answer::Compact(api.compact(compact).await?),
+    })
+}
