@@ -17,7 +17,7 @@ use quorate_sim::run::soak::soak;
 use quorate_sim::run::{Options, Report, demands, run};
 use quorate_sim::scenario::Scenario;
 use quorate_sim::world::cluster::Depth;
-use quorate_sim::{bugs, checkers, recorded};
+use quorate_sim::{bugs, checkers, faults, recorded};
 
 fn command() -> Command {
     let number = |name: &'static str, help: &'static str| {
@@ -51,6 +51,13 @@ fn command() -> Command {
                 .arg(Arg::new("depth").long("depth").value_name("DEPTH").value_parser(["full", "core"]).help(
                     "Bytes on streams, or calls and messages handed over as they are [default: as the seed decides]",
                 ))
+                .arg(
+                    Arg::new("fault")
+                        .long("fault")
+                        .value_name("NAME")
+                        .value_parser(PossibleValuesParser::new(faults::ALL.iter().map(|(name, _)| *name)))
+                        .help("Only this fault [default: as the seed decides]"),
+                )
                 .arg(number("flip-value", "Flip a bit of this value; the trace hash must change"))
                 .arg(bug("The seeded bug that is switched on"))
         };
@@ -143,6 +150,7 @@ fn options(matches: &ArgMatches, seed: u64) -> Options {
         members: matches.get_one("members").copied(),
         depth: matches.get_one::<String>("depth").and_then(|name| Depth::named(name)),
         flip_value: matches.get_one("flip-value").copied(),
+        fault: matches.get_one::<String>("fault").and_then(|name| faults::named(name)),
         keep_trace: false,
         bug: chosen_bug(matches),
         scenario: None,

@@ -147,6 +147,11 @@ pub const ALL: &[(&str, Make)] = &[
     (membership::NAME, |dice| Box::new(membership::Membership::draw(dice))),
 ];
 
+/// The name in the list, if there is such a fault.
+pub fn named(name: &str) -> Option<&'static str> {
+    ALL.iter().find(|(known, _)| *known == name).map(|(known, _)| *known)
+}
+
 /// What the faults of the list count as strikes, each by name.
 pub fn strikes() -> impl Iterator<Item = &'static str> {
     let of = |(name, _): &'static (&'static str, Make)| match *name {

@@ -7,6 +7,8 @@ use super::soak::Tally;
 
 /// Every [`mark!`](quorate_runtime::mark!) of the product. (A test compares this list with the sources.)
 pub const MARKS: &[&str] = &[
+    "batches_are_told_early",
+    "compacted_watcher_stalls",
     "disk_alarm_raised",
     "disk_alarm_taken_back",
     "entries_read_from_the_log",
@@ -17,6 +19,10 @@ pub const MARKS: &[&str] = &[
     "wal_segment_cut",
     "wal_segment_prepared_in_place",
     "wal_torn_tail_cut",
+    "watcher_catching_up_is_compacted",
+    "watcher_catching_up_stalls",
+    "watcher_in_step_stalls",
+    "watchers_in_step_must_catch_up",
 ];
 
 /// From so many runs on, crashes must have hurt.

@@ -25,6 +25,8 @@ pub struct Options {
     pub members: Option<u64>,
     /// How much is real, if not as the seed decides.
     pub depth: Option<Depth>,
+    /// The only fault, if the seed does not decide which there are.
+    pub fault: Option<&'static str>,
     /// Members come and go in this run, and some get a snapshot.
     pub membership: bool,
     /// Runs members that never wait for the disk: a known bug, which must be found.
@@ -48,6 +50,7 @@ impl Options {
             operations: 1000,
             members: None,
             depth: None,
+            fault: None,
             membership: false,
             unsafe_no_fsync: false,
             flip_value: None,
@@ -82,6 +85,9 @@ impl Options {
         }
         if let Some(depth) = self.depth {
             command += &format!(" --depth {depth}");
+        }
+        if let Some(fault) = self.fault {
+            command += &format!(" --fault {fault}");
         }
         if self.membership {
             command += " --membership";
@@ -155,7 +161,9 @@ impl Plan {
         if changes_members || clients.iter().flatten().any(|workload| workload.name() == watch::NAME) {
             faults.retain(|fault| fault.name() != quorum_lost::NAME);
         }
-        if !faults.iter().any(|fault| ["kill", "crash_in_call"].contains(&fault.name())) {
+        if let Some(only) = options.fault {
+            faults = faults::ALL.iter().filter(|(name, _)| *name == only).map(|(_, make)| make(&mut dice)).collect();
+        } else if !faults.iter().any(|fault| ["kill", "crash_in_call"].contains(&fault.name())) {
             let (_, make) = faults::ALL.iter().find(|(name, _)| *name == "crash_in_call").expect("it is in the list");
             faults.push(make(&mut dice));
         }

@@ -223,3 +223,121 @@ impl Carrier for FrameNet {
         state.send(self.machine, to, Parcel::Frame { sender: self.machine, frame });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use quorate_types::ClusterId;
+
+    use super::super::RETRANSMIT_NS;
+    use super::*;
+    use crate::run::in_world;
+    use crate::world::World;
+
+    /// The offices of machines 1 and 2.
+    fn offices(world: &World) -> [Arc<FrameNet>; 2] {
+        [1, 2].map(|machine| {
+            world.net.add_machine(machine, &format!("m{machine}"), Ipv4Addr::new(10, 0, 0, machine as u8).into());
+            FrameNet::open(&world.net, machine)
+        })
+    }
+
+    fn send(office: &FrameNet, to: u64, term: u64) {
+        let url = PeerUrl::parse(&format!("http://10.0.0.{to}:2380")).unwrap();
+        let message = raftpb::Message { term: Some(term), ..raftpb::Message::default() };
+        office.carry(
+            &url,
+            Frame {
+                cluster_id: ClusterId(1),
+                from: MemberId(office.machine),
+                from_urls: Arc::new([]),
+                to: MemberId(to),
+                messages: vec![message],
+            },
+        );
+    }
+
+    /// The term in the next frame; `None` if there is a word of a loss instead.
+    async fn next_term(office: &FrameNet) -> Option<u64> {
+        match office.next_parcel().await {
+            Parcel::Frame { frame, .. } => Some(frame.messages[0].term()),
+            Parcel::Lost { .. } => None,
+            Parcel::Refused { .. } => panic!("nobody refuses here"),
+        }
+    }
+
+    async fn silence(office: &FrameNet) {
+        let heard = quorate_runtime::select! {
+            biased;
+            _ = office.next_parcel() => true,
+            () = clock::sleep(Duration::from_secs(30)) => false,
+        };
+        assert!(!heard, "something arrived");
+    }
+
+    #[test]
+    fn frames_arrive_in_order_and_later_than_sent() {
+        in_world(1, |world| async move {
+            let [one, two] = offices(&world);
+            world.net.tune(|knobs| knobs.loss_per_million = 100_000);
+            let before = clock::now();
+            (1..=200).for_each(|term| send(&one, 2, term));
+            for term in 1..=200 {
+                assert_eq!(next_term(&two).await, Some(term));
+            }
+            assert!(clock::now().since(before) >= Duration::from_nanos(RETRANSMIT_NS), "some were sent again");
+        });
+    }
+
+    #[test]
+    fn a_cut_link_holds_frames_and_gives_up_old_ones() {
+        in_world(2, |world| async move {
+            let [one, two] = offices(&world);
+            world.net.cut(1, 2);
+            send(&one, 2, 1);
+            send(&two, 1, 9);
+            assert_eq!(next_term(&one).await, Some(9), "the other direction works");
+            clock::sleep(Duration::from_secs(20)).await;
+            send(&one, 2, 2);
+            world.net.mend(1, 2);
+            assert_eq!(next_term(&two).await, Some(2));
+            assert_eq!(next_term(&one).await, None, "its sender hears that the first is lost");
+        });
+    }
+
+    #[test]
+    fn a_reset_loses_what_is_under_way_and_the_sender_hears_of_it() {
+        in_world(3, |world| async move {
+            let [one, two] = offices(&world);
+            send(&one, 2, 1);
+            world.net.tune(|knobs| knobs.reset_per_million = 1_000_000);
+            send(&one, 2, 2);
+            world.net.tune(|knobs| knobs.reset_per_million = 0);
+            assert_eq!(next_term(&one).await, None);
+            send(&one, 2, 3);
+            assert_eq!(next_term(&two).await, Some(3));
+            silence(&two).await;
+        });
+    }
+
+    #[test]
+    fn a_living_machine_tells_that_nobody_is_there_and_one_without_power_does_not() {
+        in_world(4, |world| async move {
+            let [one, two] = offices(&world);
+            send(&one, 2, 1);
+            world.net.process_died(2);
+            assert_eq!(next_term(&one).await, None, "what was under way");
+            send(&one, 2, 2);
+            assert_eq!(next_term(&one).await, None, "and what came after");
+            world.net.power_failed(2);
+            send(&one, 2, 3);
+            silence(&one).await;
+            drop(two);
+            world.net.power_returned(2);
+            let two = FrameNet::open(&world.net, 2);
+            send(&one, 2, 4);
+            assert_eq!(next_term(&two).await, Some(4));
+        });
+    }
+}
