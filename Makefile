@@ -9,7 +9,7 @@ EXAMPLES := $(TARGET)/release/examples
 INTEROP := --server $(TARGET)/release/quorate --wal-dump $(EXAMPLES)/wal_dump --bolt-copy $(EXAMPLES)/bolt_copy \
     --snapshot-copy $(EXAMPLES)/snapshot_copy --sim $(TARGET)/debug/quorate-sim
 
-SHORT := etcdctl python go watch wal bolt syscalls durability mixed
+SHORT := etcdctl python go watch lease maintenance wal bolt syscalls durability mixed
 CLUSTERS := bootstrap cluster migration chaos
 
 .PHONY: help run cluster test check build unit sim scenarios bugs fuzz-smoke deny release sim-binary interop interop-clusters interop-full bench soak nightly clean
@@ -38,7 +38,7 @@ unit: ## unit, golden and property tests, and the simulator's chaos seeds
 sim: ## the simulator's chaos seeds alone (SIM_SEEDS=n for more, SIM_SEED=n for one)
 	$(CARGO) test $(WORKSPACE) --test chaos -- --nocapture
 
-scenarios: sim-binary ## every scenario on 50 seeds, then with the bug that it names
+scenarios: sim-binary ## every scenario on 50 seeds, then with the bugs that it names
 	$(TARGET)/debug/quorate-sim scenario scenarios --seeds 50 --bug-seeds 200
 
 bugs: sim-binary ## after how many seeds each seeded bug is caught

@@ -12,6 +12,17 @@ TIMEOUT_SECS = 300
 LOGGED = re.compile(r"\s+\w+\.go:\d+: (.*)")
 
 
+def with_both_servers(options, work):
+    """The environment of tests that compare the server under test with etcd 3.7."""
+    return {
+        "QUORATE_SERVER": str(options.server),
+        "QUORATE_SERVER_FLAGS": " ".join(options.server_flags),
+        "QUORATE_ETCD37": str(install.go_build("etcd37", install.HERE / "mixed")),
+        "QUORATE_INTEROP_FULL": "1" if options.full else "",
+        "TMPDIR": str(work),
+    }
+
+
 def check(report, name, cwd, package, environment, tests_min, timeout_secs=TIMEOUT_SECS, select=()):
     """Builds the tests of `package` (in the module at `cwd`), runs them, and reports each as a check of the group `name`.
 

@@ -19,6 +19,8 @@ import clients
 import cluster
 import durability
 import etcdctl
+import lease
+import maintenance
 import mixed
 import syscalls
 import wal
@@ -32,6 +34,8 @@ GROUPS = {
     "python": ("the PyPI client etcd3", clients.check_python),
     "go": ("Go's clientv3", clients.check_go),
     "watch": ("watches, answer for answer", watch.check),
+    "lease": ("leases, answer for answer", lease.check),
+    "maintenance": ("maintenance, answer for answer", maintenance.check),
     "wal": ("one write-ahead log for both", wal.check),
     "bolt": ("one snapshot format for both", bolt.check),
     "bootstrap": ("founding, joining, going on alone", bootstrap.check),

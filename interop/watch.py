@@ -72,15 +72,8 @@ def check(report, options, work):
                 server.stop()
         report.check(f"etcdctl {scenario.watch}: {scenario.name}", said[0] == said[1], difference(*said))
         report.check(f"etcdctl {scenario.watch}: something was said", any(said[0][1:]))
-    environment = {
-        "QUORATE_SERVER": str(options.server),
-        "QUORATE_SERVER_FLAGS": " ".join(options.server_flags),
-        "QUORATE_ETCD37": str(install.go_build("etcd37", install.HERE / "mixed")),
-        "QUORATE_INTEROP_FULL": "1" if options.full else "",
-        "TMPDIR": str(work),
-    }
     timeout_secs = 1200 if options.full else gotests.TIMEOUT_SECS
-    gotests.check(report, "watch", install.HERE, "./watch", environment, TESTS_MIN, timeout_secs)
+    gotests.check(report, "watch", install.HERE, "./watch", gotests.with_both_servers(options, work), TESTS_MIN, timeout_secs)
 
 
 def play(scenario, server, wanted_lines):

@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
 	"quorate/interop/writers"
 )
 
@@ -23,6 +26,18 @@ const (
 	startTimeout = 30 * time.Second
 	stopTimeout  = 20 * time.Second
 )
+
+// Dial connects to a server until the end of the test; messages may have any size.
+func Dial(t *testing.T, endpoint string) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient(strings.TrimPrefix(endpoint, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30), grpc.MaxCallSendMsgSize(1<<30)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
 
 // Daemon is a server on a data directory; it can be ended and started again.
 type Daemon struct {

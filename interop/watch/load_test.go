@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"quorate/interop/daemon"
 )
@@ -34,13 +32,13 @@ func TestTenThousandWatches(t *testing.T) {
 	before := server.MemoryMiB(t)
 	var streams []etcdserverpb.Watch_WatchClient
 	for i := 0; i < loadConnections; i++ {
-		client := etcdserverpb.NewWatchClient(dial(t, server.Endpoint))
+		client := etcdserverpb.NewWatchClient(daemon.Dial(t, server.Endpoint))
 		for j := 0; j < loadStreams; j++ {
 			streams = append(streams, openLoad(t, client))
 		}
 	}
 	t.Logf("%d watches: %.0f MiB, %.0f before", loadConnections*loadStreams*loadWatches, server.MemoryMiB(t), before)
-	kv := etcdserverpb.NewKVClient(dial(t, server.Endpoint))
+	kv := etcdserverpb.NewKVClient(daemon.Dial(t, server.Endpoint))
 
 	revision := int64(1)
 	round := func(name string) {
@@ -68,21 +66,11 @@ func TestTenThousandWatches(t *testing.T) {
 		t.Logf("%s: %d events in %.1f s, %.0f a second, %.0f MiB", name, told, took.Seconds(), float64(told)/took.Seconds(), server.MemoryMiB(t))
 	}
 	round("all read")
-	silent := openLoad(t, etcdserverpb.NewWatchClient(dial(t, server.Endpoint)))
+	silent := openLoad(t, etcdserverpb.NewWatchClient(daemon.Dial(t, server.Endpoint)))
 	round("one stream more, which nobody reads")
 	if err := readLoad(silent, revision-int64(events)+1, events); err != nil {
 		t.Errorf("the one that read late: %v", err)
 	}
-}
-
-func dial(t *testing.T, endpoint string) *grpc.ClientConn {
-	conn, err := grpc.NewClient(strings.TrimPrefix(endpoint, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return conn
 }
 
 func openLoad(t *testing.T, client etcdserverpb.WatchClient) etcdserverpb.Watch_WatchClient {

@@ -12,8 +12,6 @@ import (
 	"fmt"
 	"math/rand"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"sort"
 	"strings"
 	"testing"
@@ -22,7 +20,6 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
 	"quorate/interop/daemon"
@@ -48,46 +45,14 @@ type stream struct {
 
 // both starts the two servers.
 func both(t *testing.T) [2]*server {
-	theirs := os.Getenv("QUORATE_ETCD37")
-	if theirs == "" {
-		t.Fatal("QUORATE_ETCD37 must name etcd 3.7's binary")
-	}
 	ours := daemon.New(t)
 	ours.Start(t)
-	reference := startEtcd(t, theirs)
+	reference := daemon.StartEtcd37(t)
 	return [2]*server{connect(t, "etcd", reference), connect(t, "quorate", ours.Endpoint)}
 }
 
-func startEtcd(t *testing.T, binary string) string {
-	dir := t.TempDir()
-	client, peer := daemon.FreeURL(t), daemon.FreeURL(t)
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	process := exec.Command(binary, "--name", "m1", "--data-dir", filepath.Join(dir, "m1.etcd"),
-		"--listen-client-urls", client, "--advertise-client-urls", client,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "m1="+peer)
-	process.Stdout, process.Stderr = log, log
-	if err := process.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		process.Process.Kill()
-		process.Wait()
-	})
-	return client
-}
-
 func connect(t *testing.T, name, endpoint string) *server {
-	conn, err := grpc.NewClient(strings.TrimPrefix(endpoint, "http://"),
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30), grpc.MaxCallSendMsgSize(1<<30)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
+	conn := daemon.Dial(t, endpoint)
 	s := &server{name: name, kv: etcdserverpb.NewKVClient(conn), watch: etcdserverpb.NewWatchClient(conn), streams: map[string]*stream{}}
 	deadline := time.Now().Add(30 * time.Second)
 	for {

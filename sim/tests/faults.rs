@@ -41,3 +41,19 @@ fn each_fault_alone_strikes_and_breaks_nothing_that_it_may_not() {
         assert!(strangers.is_empty(), "{fault} came with {strangers:?}");
     }
 }
+
+/// A product that cannot do what the operator of a lost majority needs must fail the run, and not keep it for ever.
+#[test]
+fn a_survivor_that_cannot_go_on_alone_is_reported() {
+    let lost = Options { fault: Some("quorum_lost"), members: Some(3), ..Options::new(0) };
+    let seeds = (0..SEEDS_MAX).map(|seed| Options { seed, ..lost.clone() });
+    let struck: Vec<_> = seeds.filter(|options| run(options).strikes.contains_key("quorum_lost")).collect();
+    assert!(!struck.is_empty(), "it did not strike within {SEEDS_MAX} seeds");
+    let with_bug = |options: &Options| run(&Options { bug: Some("forced-in-memory-only"), ..options.clone() });
+    let reports: Vec<_> = struck.iter().map(with_bug).collect();
+    for report in reports {
+        let complaint = report.violations.iter().find(|violation| violation.checker == "member_health");
+        let what = complaint.unwrap_or_else(|| panic!("nobody minds that the survivor is not alone:\n{report}"));
+        assert!(what.what.contains("was to go on alone"), "{report}");
+    }
+}

@@ -1,4 +1,4 @@
-//! Every scenario file holds on a few seeds; `make scenarios` plays more, and each with the bug that it names.
+//! Every scenario file holds on a few seeds; `make scenarios` plays more, and each with the bugs that it names.
 #![cfg(feature = "sim")]
 
 use std::ops::ControlFlow;
@@ -41,7 +41,7 @@ fn every_scenario_holds() {
 #[test]
 fn every_scenario_names_a_bug_and_is_written_as_it_is_read() {
     for (_, scenario) in scenarios() {
-        assert!(scenario.bug.is_some(), "{}: it names no bug", scenario.path);
+        assert!(!scenario.bugs.is_empty(), "{}: it names no bug", scenario.path);
         let printed = scenario.to_string();
         let again = parse(&scenario.path, &printed).unwrap_or_else(|trouble| panic!("{trouble}\n{printed}"));
         assert_eq!(again.to_string(), printed);
@@ -53,7 +53,7 @@ fn every_scenario_names_a_bug_and_is_written_as_it_is_read() {
 fn who_notices_a_bug_is_said_once() {
     let scenarios = scenarios();
     let named = |bug: &str| {
-        let seeded = scenarios.iter().filter_map(|(_, scenario)| scenario.bug.as_ref());
+        let seeded = scenarios.iter().flat_map(|(_, scenario)| &scenario.bugs);
         seeded.filter(|seeded| seeded.name == bug).map(|seeded| seeded.caught_by.clone()).collect::<Vec<_>>()
     };
     let checkers: Vec<_> = quorate_sim::checkers::all().iter().map(|checker| checker.name()).collect();

@@ -232,8 +232,7 @@ impl Story {
         }
         let (_, changes) = before.try_at(&request, before.revision());
         if !changes.is_empty() {
-            let diff = changes.into_iter().map(|(key, row)| (key, row.map(|row| row.encode_to_vec().into())));
-            self.taps.insert(before.revision() + 1, diff.collect());
+            self.taps.insert(before.revision() + 1, before.effect(before.revision(), &changes));
         }
         self
     }
@@ -245,6 +244,7 @@ impl Story {
             crashes: self.crashes.clone(),
             leases: self.leases.clone(),
             locks: self.locks.clone(),
+            election_timeout_ms: 1000,
             recovery_limit_ns: u64::MAX,
             ..Evidence::default()
         }

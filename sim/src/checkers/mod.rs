@@ -37,6 +37,8 @@ pub struct Evidence {
     pub leases: Vec<LeaseCall>,
     /// Every call of the lock service, in order of its begin.
     pub locks: Vec<LockCall>,
+    /// The members' election timeout, in milliseconds.
+    pub election_timeout_ms: u64,
     /// How wrong the members' clocks were.
     pub clocks: ClockErrors,
     /// What the revisions that no answered write claims have changed.

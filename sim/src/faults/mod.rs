@@ -23,7 +23,7 @@ use std::time::Duration;
 use quorate_runtime::BoxFuture;
 
 use crate::actions::Action;
-use crate::history::DeclaredLoss;
+use crate::history::Recorder;
 use crate::scenario::{Deed, Who};
 use crate::world::clock::{self, SimTime};
 use crate::world::cluster::Cluster;
@@ -40,16 +40,22 @@ pub struct Stage {
     pub cluster: Arc<Cluster>,
     /// The machines of the clients.
     pub client_machines: Vec<MachineId>,
+    /// The record of what clients do.
+    pub recorder: Recorder,
     ends: Mutex<SimTime>,
     strikes: Mutex<Vec<(SimTime, &'static str)>>,
-    losses: Mutex<Vec<DeclaredLoss>>,
 }
 
 impl Stage {
     /// A stage that does not end yet.
-    pub fn new(world: Arc<World>, cluster: Arc<Cluster>, client_machines: Vec<MachineId>) -> Arc<Self> {
+    pub fn new(
+        world: Arc<World>,
+        cluster: Arc<Cluster>,
+        client_machines: Vec<MachineId>,
+        recorder: Recorder,
+    ) -> Arc<Self> {
         let ends = Mutex::new(SimTime::NEVER);
-        Arc::new(Self { world, cluster, client_machines, ends, strikes: Mutex::default(), losses: Mutex::default() })
+        Arc::new(Self { world, cluster, client_machines, recorder, ends, strikes: Mutex::default() })
     }
 
     /// Ends it now. Pauses under way end within `PAUSE_SLICE`.
@@ -79,16 +85,6 @@ impl Stage {
             self.world.note(Deed::Act(action.aimed(|&machine| Who::Machine(machine))));
         }
         done
-    }
-
-    /// Notes what an operator gave up for lost.
-    pub fn declare_lost(&self, loss: DeclaredLoss) {
-        lock(&self.losses).push(loss);
-    }
-
-    /// What was given up for lost.
-    pub fn losses(&self) -> Vec<DeclaredLoss> {
-        lock(&self.losses).clone()
     }
 
     /// Counts a strike of `fault`, for the report.

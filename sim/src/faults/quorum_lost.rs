@@ -14,7 +14,7 @@ use crate::actions::Action;
 use crate::history::DeclaredLoss;
 use crate::scenario::{Call, Deed, Setting, Wanted, Who};
 use crate::world::clock;
-use crate::world::cluster::MemberMachine;
+use crate::world::cluster::{FORCE_NEW_CLUSTER, MemberMachine};
 use crate::world::dice::Dice;
 use crate::world::disk::Death;
 
@@ -26,6 +26,9 @@ const HAPPENS_PERCENT: u64 = 25;
 
 /// The operator tries again if the survivor does not serve after so long.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// So often he tries when no other fault strikes any more. Then the survivor is broken.
+const TRIES_IN_PEACE: u64 = 3;
 
 /// How often the operator looks.
 const LOOKS_EVERY: Duration = Duration::from_millis(5);
@@ -50,25 +53,33 @@ impl QuorumLost {
             return;
         }
         let survivor = dice.pick(&members);
-        stage.strike(NAME);
         for lost in members.iter().filter(|member| member.machine != survivor.machine) {
             stage.cluster.wipe(lost, Death::PowerFailure);
             stage.cluster.retire(lost);
             stage.world.note(Deed::Lose(Who::Machine(lost.machine)));
         }
         stage.pause(Duration::from_millis(dice.between(1, self.waits_ms_max))).await;
-        let kept = force(stage, survivor).await;
+        // By now whoever works waits for the majority.
+        stage.strike(NAME);
+        let Some(kept) = force(stage, survivor).await else { return };
         // What others have applied there is not what the survivor goes on with.
         witness::forget();
-        stage.declare_lost(kept);
+        stage.recorder.declare_lost(kept);
+        let others = survivor.member().map_or(0, |member| member.view().members().len().saturating_sub(1));
+        if others > 0 {
+            stage.cluster.complain(format!("{} was to go on alone, and has {others} other members", survivor.name));
+        }
         stage.world.note(Deed::DeclareLost(Who::Machine(survivor.machine)));
     }
 }
 
-/// Makes `survivor` a cluster of its own, also if the stage ends meanwhile: nobody else could serve. Returns what it has kept.
-async fn force(stage: &Arc<Stage>, survivor: &Arc<MemberMachine>) -> DeclaredLoss {
-    let flag = Setting { name: "force-new-cluster", value: "true".to_owned() };
-    loop {
+/// Makes `survivor` a cluster of its own, also if the stage ends meanwhile: nobody else could serve. Returns what it has kept;
+/// nothing if it cannot go on, which is a complaint.
+async fn force(stage: &Arc<Stage>, survivor: &Arc<MemberMachine>) -> Option<DeclaredLoss> {
+    let flag = Setting { name: FORCE_NEW_CLUSTER, value: "true".to_owned() };
+    let mut tries_in_peace = 0;
+    while tries_in_peace < TRIES_IN_PEACE {
+        tries_in_peace += u64::from(stage.is_over());
         stage.act(&Action::Kill(survivor.machine));
         let who = Who::Machine(survivor.machine);
         let call = Call::Start(who, vec![flag.clone()]);
@@ -77,11 +88,16 @@ async fn force(stage: &Arc<Stage>, survivor: &Arc<MemberMachine>) -> DeclaredLos
         let gives_up = clock::now().plus_nanos(PATIENCE.as_nanos() as u64);
         while clock::now() < gives_up {
             if let Some(kept) = survivor.kept_when_forced() {
-                return kept;
+                return Some(kept);
+            }
+            if !stage.cluster.complaints().is_empty() {
+                return None;
             }
             clock::sleep(LOOKS_EVERY).await;
         }
     }
+    stage.cluster.complain(format!("{} could not be made a cluster of its own", survivor.name));
+    None
 }
 
 impl Fault for QuorumLost {

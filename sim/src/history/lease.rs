@@ -54,6 +54,20 @@ impl LeaseCall {
         }
     }
 
+    /// The same call if nobody knows whether what it did has lasted. Which lease a grant was about stays known.
+    pub fn perhaps_lost(mut self) -> Self {
+        let lease = self.lease();
+        match &mut self.request {
+            LeaseRequest::Grant(grant) => grant.id = lease.unwrap_or(grant.id),
+            LeaseRequest::Revoke(_) => {}
+            LeaseRequest::KeepAlive(_) | LeaseRequest::TimeToLive(_) | LeaseRequest::Leases(_) => return self,
+        }
+        if self.answer().is_some() {
+            self.outcome = Outcome::Unknown;
+        }
+        self
+    }
+
     /// True for a grant that may have happened.
     pub fn may_have_granted(&self) -> bool {
         matches!(self.request, LeaseRequest::Grant(_)) && !matches!(self.outcome, Outcome::Refused { .. })

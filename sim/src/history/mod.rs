@@ -179,8 +179,17 @@ pub struct Recorded {
     leases: Vec<lease::LeaseCall>,
     locks: Vec<lock::LockCall>,
     watches: Vec<watch::Watch>,
+    losses: Vec<DeclaredLoss>,
     answered: u64,
     taps: BTreeMap<i64, RevisionDiff>,
+}
+
+impl Recorded {
+    /// It was answered before a loss was declared, and the survivor does not hold what it tells of.
+    fn is_lost(&self, operation: &Operation) -> bool {
+        let revision = operation.answer().map_or(0, Answer::revision);
+        self.losses.iter().any(|loss| operation.end < loss.at && revision > loss.revision)
+    }
 }
 
 /// A service whose calls are recorded, by its requests.
@@ -279,6 +288,12 @@ impl Recorder {
         watch.end = watch.end.min(clock::now());
     }
 
+    /// What the survivor does not hold is lost. From here on the record is without what was answered of it, and without the
+    /// watches from before: what they were told may be lost, too.
+    pub fn declare_lost(&self, loss: DeclaredLoss) {
+        lock(&self.state).losses.push(loss);
+    }
+
     /// How many operations were answered.
     pub fn answered(&self) -> u64 {
         lock(&self.state).answered
@@ -292,19 +307,23 @@ impl Recorder {
     /// The revisions in `from..=to` that no answered write claims and nobody has tapped.
     pub fn unexplained(&self, from: i64, to: i64) -> Vec<i64> {
         let state = lock(&self.state);
-        let claimed: std::collections::BTreeSet<i64> =
-            state.operations.iter().filter_map(Operation::written_revision).collect();
+        let kept = state.operations.iter().filter(|operation| !state.is_lost(operation));
+        let claimed: std::collections::BTreeSet<i64> = kept.filter_map(Operation::written_revision).collect();
         (from..=to).filter(|revision| !claimed.contains(revision) && !state.taps.contains_key(revision)).collect()
     }
 
     /// Everything so far, in order of the calls' begin.
     pub fn operations(&self) -> Vec<Operation> {
-        lock(&self.state).operations.clone()
+        let state = lock(&self.state);
+        state.operations.iter().filter(|operation| !state.is_lost(operation)).cloned().collect()
     }
 
-    /// Every call of the lease service so far, in order of their begin.
+    /// Every call of the lease service so far, in order of their begin. What was answered before a loss was declared may be lost.
     pub fn leases(&self) -> Vec<lease::LeaseCall> {
-        lock(&self.state).leases.clone()
+        let state = lock(&self.state);
+        let may_be_lost = |call: &lease::LeaseCall| state.losses.iter().any(|loss| call.end < loss.at);
+        let calls = state.leases.iter().cloned();
+        calls.map(|call| if may_be_lost(&call) { call.perhaps_lost() } else { call }).collect()
     }
 
     /// Every call of the lock service so far, in order of their begin.
@@ -314,9 +333,10 @@ impl Recorder {
 
     /// Every watch so far, in order of their begin. Those that go on were listened to until now.
     pub fn watches(&self) -> Vec<watch::Watch> {
-        let mut watches = lock(&self.state).watches.clone();
-        watches.iter_mut().for_each(|watch| watch.end = watch.end.min(clock::now()));
-        watches
+        let state = lock(&self.state);
+        let is_kept = |watch: &&watch::Watch| state.losses.iter().all(|loss| watch.start >= loss.at);
+        let until_now = |watch: &watch::Watch| watch::Watch { end: watch.end.min(clock::now()), ..watch.clone() };
+        state.watches.iter().filter(is_kept).map(until_now).collect()
     }
 
     /// Every tapped revision.
@@ -353,6 +373,51 @@ fn txn_wrote(answer: &pb::TxnResponse) -> bool {
 mod tests {
     use super::*;
     use crate::run::in_world;
+
+    #[test]
+    fn what_is_declared_lost_is_no_part_of_the_record_and_claims_no_revision() {
+        in_world(1, |world| async move {
+            let recorder = Recorder::new(world.trace.clone());
+            let second = || clock::sleep(std::time::Duration::from_secs(1));
+            let put_at = |revision| {
+                let ticket = recorder.begin(1, Request::Put(pb::PutRequest::default()));
+                let header = Some(pb::ResponseHeader { revision, ..Default::default() });
+                recorder.end(ticket, Outcome::Answered(Answer::Put(pb::PutResponse { header, ..Default::default() })));
+            };
+            recorder.begin_watch(1, 1, pb::WatchCreateRequest::default());
+            put_at(2);
+            put_at(3);
+            second().await;
+            recorder.declare_lost(DeclaredLoss { at: clock::now(), revision: 2 });
+            assert_eq!(recorder.operations().len(), 1);
+            assert_eq!(recorder.unexplained(2, 3), [3], "somebody else may have made it since");
+            assert_eq!(recorder.watches().len(), 0);
+            second().await;
+            recorder.begin_watch(1, 2, pb::WatchCreateRequest::default());
+            put_at(3);
+            assert_eq!((recorder.operations().len(), recorder.watches().len()), (2, 1));
+            assert_eq!(recorder.unexplained(2, 3), Vec::<i64>::new());
+        });
+    }
+
+    #[test]
+    fn of_a_loss_leases_keep_their_ids_and_nothing_else_is_certain() {
+        in_world(1, |world| async move {
+            let recorder = Recorder::new(world.trace.clone());
+            let granted = recorder.begin(1, lease::LeaseRequest::Grant(pb::LeaseGrantRequest { id: 0, ttl: 5 }));
+            let grant = pb::LeaseGrantResponse { id: 77, ttl: 5, ..Default::default() };
+            recorder.end(granted, Outcome::Answered(lease::LeaseAnswer::Grant(grant)));
+            let renewed = recorder.begin(1, lease::LeaseRequest::KeepAlive(pb::LeaseKeepAliveRequest { id: 77 }));
+            let renewal = pb::LeaseKeepAliveResponse { id: 77, ttl: 5, ..Default::default() };
+            recorder.end(renewed, Outcome::Answered(lease::LeaseAnswer::KeepAlive(renewal)));
+            assert!(recorder.leases().iter().all(|call| call.answer().is_some()));
+            clock::sleep(std::time::Duration::from_secs(1)).await;
+            recorder.declare_lost(DeclaredLoss { at: clock::now(), revision: 1 });
+            let calls = recorder.leases();
+            assert_eq!((calls[0].lease(), &calls[0].outcome), (Some(77), &Outcome::Unknown));
+            assert!(calls[1].answer().is_some());
+        });
+    }
 
     #[test]
     fn services_are_recorded_apart_and_watches_until_nobody_listens() {

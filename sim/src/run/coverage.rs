@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::faults::{self, quorum_lost};
+use crate::faults;
 use crate::history::{Operation, Outcome};
 use crate::workloads;
 use crate::world::clock::SimTime;
@@ -43,9 +43,7 @@ pub fn of(
 /// The pairs that could be and are not in `covered`.
 pub fn missing(covered: &BTreeMap<Pair, u64>) -> Vec<Pair> {
     let all = faults::strikes().flat_map(|fault| workloads::ALL.iter().map(move |(workload, _)| (fault, *workload)));
-    // Who watches sees what is lost then, so no plan has both.
-    let never = (quorum_lost::NAME, workloads::watch::NAME);
-    all.filter(|pair| !covered.contains_key(pair) && *pair != never).collect()
+    all.filter(|pair| !covered.contains_key(pair)).collect()
 }
 
 #[cfg(test)]

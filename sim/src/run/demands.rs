@@ -7,14 +7,23 @@ use super::soak::Tally;
 
 /// Every [`mark!`](quorate_runtime::mark!) of the product. (A test compares this list with the sources.)
 pub const MARKS: &[&str] = &[
+    "alarm_of_a_removed_member_taken_back",
     "batches_are_told_early",
+    "checkpoint_taken_back",
+    "checkpoints_written",
     "compacted_watcher_stalls",
+    "defragmentation_overtaken",
+    "defragmented",
     "disk_alarm_raised",
     "disk_alarm_taken_back",
     "entries_read_from_the_log",
     "file_freed_in_steps",
     "flush_waited_for_room",
+    "leader_asked_about_a_lease",
+    "lease_count_begins",
+    "lease_ended",
     "membership_change_refused",
+    "renewal_waits_for_the_end",
     "snapshot_installed",
     "wal_segment_cut",
     "wal_segment_prepared_in_place",

@@ -21,7 +21,7 @@ use quorate_runtime::{bug, mark, witness};
 use crate::checkers::{self, Evidence, MemberHash, Violation};
 use crate::faults::membership::Operator;
 use crate::faults::{Stage, membership};
-use crate::history::{Answer, DeclaredLoss, Operation, Outcome, Recorder};
+use crate::history::{Answer, Outcome, Recorder};
 use crate::scenario::play::Player;
 use crate::scenario::{self, Caller};
 use crate::workloads::{Client, Knowledge, tap};
@@ -63,7 +63,7 @@ const AUDITING_OPERATOR: u64 = 51;
 const SCENARIO_OPERATOR: u64 = 52;
 
 /// A run that has not got its operations after so many times its planned length is not live.
-const OVERTIME: u64 = 5;
+const OVERTIME: u64 = 10;
 
 /// Runs one seed. A panic inside becomes a violation of the report.
 pub fn run(options: &Options) -> Report {
@@ -97,7 +97,7 @@ pub fn run(options: &Options) -> Report {
             let story = world.as_ref().map(|world| world.story()).unwrap_or_default();
             Report {
                 seconds: story.last().map_or(0.0, |(at, _)| at.as_nanos() as f64 / 1e9),
-                violations: vec![Violation { checker: "no_panic", what: panics::text(&*panic) }],
+                violations: vec![Violation { checker: NO_PANIC, what: panics::text(&*panic) }],
                 deeds: world.as_ref().map(|world| world.deeds()).unwrap_or_default(),
                 story,
                 ..Report::default()
@@ -126,8 +126,8 @@ async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Repor
     // One more client explains and reads at the end.
     let auditor_number = client_count;
     let machines = (0..client_count).map(client_machine).collect();
-    let stage = Stage::new(Arc::clone(&world), Arc::clone(&cluster), machines);
     let recorder = Recorder::new(world.trace.clone());
+    let stage = Stage::new(Arc::clone(&world), Arc::clone(&cluster), machines, recorder.clone());
     let knowledge = Arc::new(Mutex::new(Knowledge::new(options.flip_value)));
     let client_of = |number, recorder: &Recorder| {
         let rt = client_runtime(&world, number);
@@ -203,10 +203,11 @@ async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Repor
         cluster.stop(machine).await;
     }
     let evidence = Evidence {
-        operations: without_declared_losses(recorder.operations(), &stage.losses()),
+        operations: recorder.operations(),
         watches: recorder.watches(),
         leases: recorder.leases(),
         locks: recorder.locks(),
+        election_timeout_ms: plan.limits.settings.election_ms,
         clocks: cluster.machines.iter().fold(ClockErrors::default(), |worst, machine| worst.or(machine.clock.errors())),
         taps: recorder.taps(),
         crashes: cluster.crashes(),
@@ -288,14 +289,8 @@ async fn play_long_enough(options: &Options, stage: &Stage, recorder: &Recorder)
 /// Who speaks when a line of a scenario is not as it has to be.
 pub const EXPECT: &str = "expect";
 
-/// Without what was answered before an operator declared it as lost, and is not held by the survivor.
-fn without_declared_losses(operations: Vec<Operation>, losses: &[DeclaredLoss]) -> Vec<Operation> {
-    let is_lost = |operation: &Operation| {
-        let revision = operation.answer().map_or(0, Answer::revision);
-        losses.iter().any(|loss| operation.end < loss.at && revision > loss.revision)
-    };
-    operations.into_iter().filter(|operation| !is_lost(operation)).collect()
-}
+/// Who speaks when something panicked: an assertion of the product, most likely.
+pub const NO_PANIC: &str = "no_panic";
 
 /// True if there happened what this run was for.
 fn is_eventful(options: &Options, stage: &Stage) -> bool {
@@ -361,16 +356,22 @@ async fn farewell(client: &mut Client) {
     }
 }
 
-/// Explains every revision and reads the final state, linearizable and serializable; tries for ever if need be.
+/// Explains every revision and reads the final state, linearizable and serializable; tries for ever if need be. Leases may end
+/// meanwhile: it is done when the newest revision that any of its answers can have told of is explained.
 async fn audit(client: &mut Client) {
     farewell(client).await;
+    let mut explained = 0;
     loop {
         let everything = bytes::Bytes::from_static(b"\0");
         let Outcome::Answered(Answer::Range(last)) = client.read(everything.clone(), everything.clone()).await else {
             continue;
         };
         let revision = last.header.map_or(0, |header| header.revision);
+        if revision == explained {
+            return;
+        }
         if tap::explain(client, revision).await {
+            explained = revision;
             let range = quorate_proto::etcdserverpb::RangeRequest {
                 key: everything.clone(),
                 range_end: everything,
@@ -378,7 +379,6 @@ async fn audit(client: &mut Client) {
                 ..Default::default()
             };
             client.call(crate::history::Request::Range(range)).await;
-            return;
         }
     }
 }

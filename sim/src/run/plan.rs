@@ -8,7 +8,7 @@ use quorate_member::MemberConfig;
 
 use crate::faults::{self, Fault, membership, quorum_lost};
 use crate::scenario::{self, Scenario};
-use crate::workloads::{self, ClientOptions, Workload, watch};
+use crate::workloads::{self, ClientOptions, Workload};
 use crate::world::cluster::{Depth, Limits};
 use crate::world::dice::Dice;
 
@@ -155,10 +155,8 @@ impl Plan {
                 faults.push(drawn);
             }
         }
-        // Whoever changes the members step by step would be at odds with who starts a new cluster, and whoever watches sees what
-        // is lost then.
-        let changes_members = faults.iter().any(|fault| fault.name() == membership::NAME);
-        if changes_members || clients.iter().flatten().any(|workload| workload.name() == watch::NAME) {
+        // Whoever changes the members step by step would be at odds with who starts a new cluster.
+        if faults.iter().any(|fault| fault.name() == membership::NAME) {
             faults.retain(|fault| fault.name() != quorum_lost::NAME);
         }
         if let Some(only) = options.fault {
@@ -231,6 +229,8 @@ fn draw_settings(options: &Options, depth: Depth, dice: &mut Dice) -> MemberConf
         log_memory_bytes: *dice.pick(&[256, 4 << 10, 64 << 20]),
         compaction_batch_rows: *dice.pick(if often { &[1, 10, 1000] } else { &[100, 1000] }),
         compaction_interval: Duration::from_millis(*dice.pick(if often { &[1, 10, 200] } else { &[10, 200] })),
+        defragment_slice_bytes: *dice.pick(&[300, 8 << 10, 8 << 20]),
+        lease_checkpoint_interval: dice.percent(50).then(|| Duration::from_millis(dice.between(500, 5000))),
         unsafe_no_fsync: options.unsafe_no_fsync,
         ..defaults
     }

@@ -86,7 +86,7 @@ pub fn told(options: &Options, report: &Report) -> Scenario {
             padding_bytes_max: client.padding_bytes_max,
         },
         seed: options.seed,
-        bug: None,
+        bugs: Vec::new(),
         lines,
     };
     numbered(scenario)

@@ -72,8 +72,8 @@ pub struct Scenario {
     pub load: Load,
     /// The first seed to play.
     pub seed: u64,
-    /// With this bug it must fail.
-    pub bug: Option<SeededBug>,
+    /// With each of these bugs it must fail.
+    pub bugs: Vec<SeededBug>,
     /// What happens.
     pub lines: Vec<Line>,
 }
@@ -93,7 +93,7 @@ impl Default for Scenario {
             depth: Depth::Full,
             load: Load::default(),
             seed: 0,
-            bug: None,
+            bugs: Vec::new(),
             lines: Vec::new(),
         }
     }

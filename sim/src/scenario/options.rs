@@ -71,6 +71,12 @@ const ALL: &[(&str, Set, Get)] = &[
     ("wal-segment-bytes", |c, v| set(&mut c.wal_segment_bytes, v), |c| c.wal_segment_bytes.to_string()),
     ("log-memory-bytes", |c, v| set(&mut c.log_memory_bytes, v), |c| c.log_memory_bytes.to_string()),
     ("compaction-batch-limit", |c, v| set(&mut c.compaction_batch_rows, v), |c| c.compaction_batch_rows.to_string()),
+    ("defragment-slice-bytes", |c, v| set(&mut c.defragment_slice_bytes, v), |c| c.defragment_slice_bytes.to_string()),
+    (
+        "lease-checkpoint-interval",
+        |c, v| set_span(c.lease_checkpoint_interval.get_or_insert_default(), v),
+        |c| c.lease_checkpoint_interval.map_or_else(|| "0s".to_owned(), span),
+    ),
     ("compaction-sleep-interval", |c, v| set_span(&mut c.compaction_interval, v), |c| span(c.compaction_interval)),
 ];
 

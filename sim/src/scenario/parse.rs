@@ -21,8 +21,8 @@ use crate::{bugs, checkers, workloads};
 pub fn parse(path: &str, source: &str) -> Result<Scenario, Trouble> {
     let mut scenario = Scenario { path: path.to_owned(), ..Scenario::default() };
     let mut lines = source.lines().enumerate().map(|(index, text)| (index + 1, text)).peekable();
-    // What to say if the bug is to be caught by nobody that there is.
-    let mut unknown_catcher = None;
+    // Who is no checker, and what to say if no line does that either.
+    let mut unknown_catchers = Vec::new();
     let mut last_text: Option<&'static str> = None;
     let mut seen = Vec::new();
     while let Some((number, text)) = lines.next_if(|(_, text)| !text.trim().is_empty()) {
@@ -46,7 +46,7 @@ pub fn parse(path: &str, source: &str) -> Result<Scenario, Trouble> {
             continue;
         }
         let key = header_key(number, text)?;
-        if key != "option" && seen.contains(&key) {
+        if !["option", "bug"].contains(&key) && seen.contains(&key) {
             return Err(Words::of(number, 1, text)?.trouble(format!("`{key}` only once"), []));
         }
         seen.push(key);
@@ -57,7 +57,7 @@ pub fn parse(path: &str, source: &str) -> Result<Scenario, Trouble> {
             "title" => scenario.title = rest.trim().to_owned(),
             "source" => scenario.source = rest.trim().to_owned(),
             "then" => scenario.then = rest.trim().to_owned(),
-            "bug" => unknown_catcher = seeded_bug(&mut scenario, Words::of(number, column, rest)?)?,
+            "bug" => unknown_catchers.extend(seeded_bug(&mut scenario, Words::of(number, column, rest)?)?),
             _ => header_words(&mut scenario, key, Words::of(number, column, rest)?)?,
         }
     }
@@ -76,9 +76,9 @@ pub fn parse(path: &str, source: &str) -> Result<Scenario, Trouble> {
     }
     let mut numbered = numbered.into_iter();
     scenario.lines = block(&mut numbered, None)?.0;
-    match (&scenario.bug, unknown_catcher) {
-        (Some(bug), Some(trouble)) if !has_deed(&scenario.lines, &bug.caught_by) => Err(trouble),
-        _ => Ok(scenario),
+    match unknown_catchers.into_iter().find(|(caught_by, _)| !has_deed(&scenario.lines, caught_by)) {
+        Some((_, trouble)) => Err(trouble),
+        None => Ok(scenario),
     }
 }
 
@@ -169,8 +169,8 @@ fn load(load: &mut Load, words: &mut Words) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Returns what is wrong with who catches it, unless a line of the timeline does.
-fn seeded_bug(scenario: &mut Scenario, mut words: Words) -> Result<Option<Trouble>, Trouble> {
+/// Returns who catches it if that is no checker, and what is wrong with that unless a line of the timeline is meant.
+fn seeded_bug(scenario: &mut Scenario, mut words: Words) -> Result<Option<(String, Trouble)>, Trouble> {
     let name = words.one_of("a seeded bug", bugs::ALL.iter().map(|bug| bug.name))?;
     words.need("caught by")?;
     let checkers: Vec<_> = checkers::all().iter().map(|checker| checker.name()).collect();
@@ -178,8 +178,8 @@ fn seeded_bug(scenario: &mut Scenario, mut words: Words) -> Result<Option<Troubl
     let caught_by = words.text("a checker, or what a line of the timeline does, in quotes")?;
     words.finish()?;
     let is_checker = checkers.contains(&caught_by.as_str());
-    scenario.bug = Some(SeededBug { name, caught_by });
-    Ok((!is_checker).then_some(trouble))
+    scenario.bugs.push(SeededBug { name, caught_by: caught_by.clone() });
+    Ok((!is_checker).then_some((caught_by, trouble)))
 }
 
 fn setting(words: &mut Words) -> Result<Setting, Trouble> {

@@ -179,7 +179,7 @@ impl Player {
                 let kept = kept.ok_or_else(|| format!("{} was not started with --force-new-cluster", survivor.name))?;
                 // What others have applied there is not what the survivor goes on with.
                 witness::forget();
-                self.stage.declare_lost(kept);
+                self.stage.recorder.declare_lost(kept);
             }
             Deed::FlipBit(who) => {
                 for machine in self.machines_of(who).await? {

@@ -47,7 +47,7 @@ impl Display for Scenario {
         if self.seed != 0 {
             header("seed", &self.seed)?;
         }
-        if let Some(bug) = &self.bug {
+        for bug in &self.bugs {
             header("bug", &format!("{} caught by {}", bug.name, Quoted(&bug.caught_by)))?;
         }
         writeln!(f)?;

@@ -4,14 +4,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_client::{Connection, WatchStream};
+use quorate_client::{Connection, KeepAliveStream, WatchStream};
 use quorate_proto::etcdserverpb as pb;
 use quorate_runtime::Rt;
 use quorate_runtime::net::Address;
 use quorate_types::Error;
 
 use crate::faults::Stage;
-use crate::history::{Answer, Outcome, Recorder, Request};
+use crate::history::lease::{LeaseAnswer, LeaseRequest};
+use crate::history::{Answer, Outcome, Recorder, Request, Service, Ticket};
 use crate::workloads::link::Link;
 use crate::world::clock;
 use crate::world::cluster::client_machine;
@@ -103,8 +104,11 @@ impl Client {
 
     /// From now on it calls only the member there; any member, if `None`.
     pub fn pin(&mut self, address: Option<Address>) {
-        self.link = None;
-        self.pinned = address;
+        // Who calls the same again keeps what it has, as any client does.
+        if self.pinned != address {
+            self.link = None;
+            self.pinned = address;
+        }
     }
 
     /// False once the stage is over.
@@ -211,13 +215,86 @@ impl Client {
         }
     }
 
-    fn finish(&mut self, ticket: crate::history::Ticket, result: Option<Result<Answer, tonic::Status>>) -> Outcome {
+    /// Calls the lease service, and records request and outcome.
+    pub async fn lease(&mut self, request: LeaseRequest) -> Outcome<LeaseAnswer> {
+        let mut link = self.connect().await;
+        let ticket = self.recorder.begin(self.number, request.clone());
+        let result = within(self.options.timeout, link.lease(request)).await;
+        self.end_call(ticket, result)
+    }
+
+    /// A keep-alive stream to some member; none, if that one does not answer in time.
+    pub async fn keep_alive_stream(&mut self) -> Option<KeepAliveStream> {
+        let link = self.connect().await;
+        let opening = async {
+            let connection = link.connection(&self.rt).await?;
+            KeepAliveStream::open(&connection).await.ok()
+        };
+        let stream = within(self.options.timeout, opening).await.flatten();
+        if stream.is_none() {
+            self.link = None;
+        }
+        stream
+    }
+
+    /// Asks for a renewal on a stream.
+    pub fn begin_keep_alive(&mut self, stream: &KeepAliveStream, id: i64) -> Ticket<LeaseRequest> {
+        let request = pb::LeaseKeepAliveRequest { id };
+        let ticket = self.recorder.begin(self.number, LeaseRequest::KeepAlive(request));
+        stream.renew(id);
+        ticket
+    }
+
+    /// Waits for the next answer on the stream, which is to the earliest renewal that has none. `is_broken`: none will come.
+    pub async fn end_keep_alive(
+        &mut self,
+        stream: &mut KeepAliveStream,
+        ticket: Ticket<LeaseRequest>,
+        is_broken: bool,
+    ) -> Outcome<LeaseAnswer> {
+        let result = if is_broken { None } else { within(self.options.timeout, stream.next()).await };
+        let ended = || tonic::Status::unavailable("the stream ended without an answer");
+        let answer =
+            result.map(|answer| answer.and_then(|answer| answer.ok_or_else(ended)).map(LeaseAnswer::KeepAlive));
+        self.end_call(ticket, answer)
+    }
+
+    /// A connection to some member; none, if that one does not answer in time.
+    pub(super) async fn connection(&mut self) -> Option<Connection> {
+        let link = self.connect().await;
+        let connection = within(self.options.timeout, link.connection(&self.rt)).await.flatten();
+        if connection.is_none() {
+            self.link = None;
+        }
+        connection
+    }
+
+    /// A call begins that is made otherwise.
+    pub(super) fn begin(&self, request: Request) -> Ticket {
+        self.recorder.begin(self.number, request)
+    }
+
+    /// It must not be.
+    pub(super) fn complain(&self, complaint: String) {
+        self.stage.cluster.complain(complaint);
+    }
+
+    /// That call ends.
+    pub(super) fn finish(&mut self, ticket: Ticket, result: Option<Result<Answer, tonic::Status>>) -> Outcome {
+        if let Some(Ok(answer)) = &result {
+            let mut knowledge = lock(&self.knowledge);
+            knowledge.revision = knowledge.revision.max(answer.revision());
+        }
+        self.end_call(ticket, result)
+    }
+
+    fn end_call<Q: Service<Answer: Clone + PartialEq>>(
+        &mut self,
+        ticket: Ticket<Q>,
+        result: Option<Result<Q::Answer, tonic::Status>>,
+    ) -> Outcome<Q::Answer> {
         let outcome = match result {
-            Some(Ok(answer)) => {
-                let mut knowledge = lock(&self.knowledge);
-                knowledge.revision = knowledge.revision.max(answer.revision());
-                Outcome::Answered(answer)
-            }
+            Some(Ok(answer)) => Outcome::Answered(answer),
             Some(Err(status)) => {
                 self.last_error = status.message().to_owned();
                 self.classify(&status)
@@ -235,7 +312,7 @@ impl Client {
         outcome
     }
 
-    fn classify(&self, status: &tonic::Status) -> Outcome {
+    fn classify<A>(&self, status: &tonic::Status) -> Outcome<A> {
         let alarming = matches!(status.code(), tonic::Code::DataLoss | tonic::Code::Unimplemented);
         if alarming && !self.stage.cluster.machines.iter().any(|member| member.is_excused()) {
             self.stage.cluster.complain(format!("client {} was told {status:?}", self.number));
@@ -283,6 +360,8 @@ const REFUSALS: &[Error] = &[
     Error::Compacted,
     Error::FutureRev,
     Error::LeaseNotFound,
+    Error::LeaseExist,
+    Error::LeaseTtlTooLarge,
 ];
 
 /// The name of key number `number`.
@@ -290,7 +369,8 @@ pub fn key_name(number: u64) -> Bytes {
     format!("k{number:03}").into()
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+/// What `work` gives, if that takes no longer than `limit`.
+pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     quorate_runtime::select! {
         biased;
         result = work => Some(result),

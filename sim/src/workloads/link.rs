@@ -6,13 +6,15 @@
 use std::sync::Arc;
 
 use quorate_api::Api;
-use quorate_client::Connection;
+use quorate_client::{Connection, KeepAliveStream};
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
-use quorate_runtime::Rt;
+use quorate_proto::etcdserverpb::lease_client::LeaseClient;
 use quorate_runtime::sync::oneshot;
+use quorate_runtime::{BoxFuture, Rt};
 use tonic::Status;
 
+use crate::history::lease::{LeaseAnswer, LeaseRequest};
 use crate::history::{Answer, Request};
 use crate::world::cluster::{Depth, MemberMachine, Server};
 use crate::world::net::{MachineId, SimNet};
@@ -83,15 +85,38 @@ impl Link {
                 Request::Txn(txn) => Answer::Txn(kv.txn(txn).await?.into_inner()),
                 Request::Compact(compact) => Answer::Compact(kv.compact(compact).await?.into_inner()),
             }),
-            Self::Direct(link) => link.call(request).await,
+            Self::Direct(link) => link.call(|api| Box::pin(handle(api, request))).await,
         }
+    }
+
+    /// The same for the lease service. A keep-alive is a stream of one message.
+    pub async fn lease(&mut self, request: LeaseRequest) -> Result<LeaseAnswer, Status> {
+        let connection = match self {
+            Self::Grpc(connection, _) => connection,
+            Self::Direct(link) => return link.call(|api| Box::pin(handle_lease(api, request))).await,
+        };
+        let mut client = LeaseClient::with_origin(connection.clone(), connection.origin());
+        Ok(match request {
+            LeaseRequest::Grant(grant) => LeaseAnswer::Grant(client.lease_grant(grant).await?.into_inner()),
+            LeaseRequest::Revoke(revoke) => LeaseAnswer::Revoke(client.lease_revoke(revoke).await?.into_inner()),
+            LeaseRequest::TimeToLive(question) => {
+                LeaseAnswer::TimeToLive(client.lease_time_to_live(question).await?.into_inner())
+            }
+            LeaseRequest::Leases(question) => LeaseAnswer::Leases(client.lease_leases(question).await?.into_inner()),
+            LeaseRequest::KeepAlive(renewal) => {
+                let mut stream = KeepAliveStream::open(connection).await?;
+                stream.renew(renewal.id);
+                let broken = || Status::unavailable("the stream ended without an answer");
+                LeaseAnswer::KeepAlive(stream.next().await?.ok_or_else(broken)?)
+            }
+        })
     }
 
     /// A range through RangeStream, put together again. A call that is handed over as it is has no pieces.
     pub async fn stream(&mut self, range: pb::RangeRequest) -> Result<Answer, Status> {
         let kv = match self {
             Self::Grpc(_, kv) => kv,
-            Self::Direct(link) => return link.call(Request::Range(range)).await,
+            Self::Direct(link) => return link.call(|api| Box::pin(handle(api, Request::Range(range)))).await,
         };
         let mut chunks = kv.range_stream(range).await?.into_inner();
         let mut whole = pb::RangeResponse::default();
@@ -112,16 +137,20 @@ impl DirectLink {
         self.to.server().filter(|server| server.process == self.process)
     }
 
-    async fn call(&self, request: Request) -> Result<Answer, Status> {
+    async fn call<A: Send + 'static>(
+        &self,
+        handle: impl FnOnce(Arc<Api>) -> BoxFuture<'static, Result<A, Status>>,
+    ) -> Result<A, Status> {
         let broken = || Status::unavailable("the connection broke");
         if !self.net.travel(self.from, self.to.machine).await {
             return Err(broken());
         }
         let Some(server) = self.server() else { return Err(broken()) };
         let (reply, answer) = oneshot::channel();
+        let handling = handle(server.api);
         server.rt.spawn(Box::pin(async move {
             // Who asked may have given up.
-            let _ = reply.send(handle(server.api, request).await);
+            let _ = reply.send(handling.await);
         }));
         let Ok(answer) = answer.await else { return Err(broken()) };
         match self.net.travel(self.to.machine, self.from).await {
@@ -139,5 +168,16 @@ async fn handle(api: Arc<Api>, request: Request) -> Result<Answer, Status> {
         Request::Delete(delete) => Answer::Delete(api.delete_range(delete).await?),
         Request::Txn(txn) => Answer::Txn(api.txn(txn).await?),
         Request::Compact(compact) => Answer::Compact(api.compact(compact).await?),
+    })
+}
+
+async fn handle_lease(api: Arc<Api>, request: LeaseRequest) -> Result<LeaseAnswer, Status> {
+    api.admit_call(false)?;
+    Ok(match request {
+        LeaseRequest::Grant(grant) => LeaseAnswer::Grant(api.lease_grant(grant).await?),
+        LeaseRequest::Revoke(revoke) => LeaseAnswer::Revoke(api.lease_revoke(revoke).await?),
+        LeaseRequest::TimeToLive(question) => LeaseAnswer::TimeToLive(api.lease_time_to_live(question).await?),
+        LeaseRequest::Leases(question) => LeaseAnswer::Leases(api.lease_leases(question).await?),
+        LeaseRequest::KeepAlive(renewal) => LeaseAnswer::KeepAlive(api.keep_alive_once(renewal).await?),
     })
 }

@@ -6,14 +6,16 @@
 mod batches;
 mod client;
 mod compaction;
+mod leases;
 mod link;
 mod lists;
+mod maintenance;
 mod ranges;
 mod refusals;
 mod register;
 pub mod tap;
 mod txns;
-pub mod watch;
+mod watch;
 
 use quorate_runtime::BoxFuture;
 
@@ -41,6 +43,8 @@ pub const ALL: &[(&str, Make)] = &[
     ("batches", |dice| Box::new(batches::Batches::draw(dice))),
     ("compaction", |dice| Box::new(compaction::Compaction::draw(dice))),
     ("refusals", |_| Box::new(refusals::Refusals)),
-    (watch::NAME, |dice| Box::new(watch::Watch::draw(dice))),
+    ("watch", |dice| Box::new(watch::Watch::draw(dice))),
     ("lists", |dice| Box::new(lists::Lists::draw(dice))),
+    ("leases", |dice| Box::new(leases::Leases::draw(dice))),
+    ("maintenance", |dice| Box::new(maintenance::Maintenance::draw(dice))),
 ];

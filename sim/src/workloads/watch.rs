@@ -21,9 +21,6 @@ use crate::world::clock;
 use crate::world::dice::Dice;
 use crate::world::lock;
 
-/// The workload's name.
-pub const NAME: &str = "watch";
-
 /// See the module.
 pub struct Watch {
     /// Most watches on a stream.
@@ -121,7 +118,7 @@ impl Watch {
 
 impl Workload for Watch {
     fn name(&self) -> &'static str {
-        NAME
+        "watch"
     }
 
     fn run<'a>(&'a self, client: &'a mut Client) -> BoxFuture<'a, ()> {

@@ -140,7 +140,7 @@ struct MachineState {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Forced {
     No,
-    /// Its member was started with `--force-new-cluster`, and has not been ready alone yet.
+    /// Its member was started with `--force-new-cluster`, and has not been ready since.
     Asked,
     /// It was, and began with this.
     Done(DeclaredLoss),
@@ -158,8 +158,13 @@ struct Process {
     errors_before: u64,
     /// Whoever started it wants to know whether it starts at all.
     may_refuse: bool,
+    /// It was started with `--force-new-cluster`.
+    forces: bool,
     exited: bool,
 }
+
+/// The flag that makes a member a cluster of its own.
+pub const FORCE_NEW_CLUSTER: &str = "force-new-cluster";
 
 /// How long the supervisor waits before it starts a process again that exited by itself.
 const SUPERVISOR_PAUSE: Duration = Duration::from_millis(500);
@@ -324,7 +329,8 @@ impl Cluster {
         }
         state.starts += 1;
         state.last_words = None;
-        if flags.iter().any(|flag| flag.name == "force-new-cluster") {
+        let forces = flags.iter().any(|flag| flag.name == FORCE_NEW_CLUSTER);
+        if forces {
             state.forced = Forced::Asked;
         }
         let number = state.starts;
@@ -355,6 +361,7 @@ impl Cluster {
             paused_since: None,
             errors_before,
             may_refuse,
+            forces,
             exited: false,
         });
         true
@@ -460,9 +467,7 @@ impl Cluster {
     /// complaint, and the member stays down: the run has found what it was for.
     async fn exited(self: &Arc<Self>, machine: &Arc<MemberMachine>, number: u64, how: String) {
         let excused = machine.is_excused() || machine.is_spare();
-        // A start without the flag, after one with it that was cut off, is refused until it was made again.
-        let is_halfway = lock(&machine.state).forced == Forced::Asked;
-        if !excused && !machine.may_refuse() && !is_halfway {
+        if !excused && !machine.may_refuse() && !machine.is_halfway() {
             self.complain(format!("{} {how}", machine.name));
         }
         self.ended(machine, number, &how, excused).await;
@@ -575,7 +580,7 @@ impl MemberMachine {
     /// Its member can be asked from now on.
     fn on_ready(&self, member: &Member) {
         let (mut state, view) = (lock(&self.state), member.view());
-        if state.forced == Forced::Asked && view.members().len() == 1 {
+        if state.forced == Forced::Asked {
             state.forced = Forced::Done(DeclaredLoss { at: clock::now(), revision: view.revision().0 });
         }
     }
@@ -627,6 +632,13 @@ impl MemberMachine {
 
     fn may_refuse(&self) -> bool {
         lock(&self.state).process.as_ref().is_some_and(|process| process.may_refuse)
+    }
+
+    /// Its process was started without `--force-new-cluster` after a start with it that was cut off: it is refused until that
+    /// was made again.
+    fn is_halfway(&self) -> bool {
+        let state = lock(&self.state);
+        state.forced == Forced::Asked && state.process.as_ref().is_some_and(|process| !process.forces)
     }
 
     /// Where its member keeps its log.

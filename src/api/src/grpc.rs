@@ -167,16 +167,24 @@ pub fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
 
 /// Encodes a message with its prefix, in one allocation.
 pub fn encode(message: &impl Message) -> Result<Bytes, Status> {
+    let mut buffer = BytesMut::with_capacity(PREFIX_BYTES + message.encoded_len());
+    append(&mut buffer, message)?;
+    Ok(buffer.freeze())
+}
+
+/// Encodes a message with its prefix behind what `buffer` holds. A refusal leaves that as it is.
+pub fn append(buffer: &mut BytesMut, message: &impl Message) -> Result<(), Status> {
     let length = message.encoded_len();
     let announced = u32::try_from(length).ok().filter(|length| *length <= i32::MAX as u32).ok_or_else(|| {
         Status::resource_exhausted(format!("grpc: trying to send message larger than max ({length} vs. {})", i32::MAX))
     })?;
-    let mut buffer = BytesMut::with_capacity(PREFIX_BYTES + length);
+    let end = buffer.len() + PREFIX_BYTES + length;
+    buffer.reserve(PREFIX_BYTES + length);
     buffer.put_u8(0);
     buffer.put_u32(announced);
-    message.encode_raw(&mut buffer);
-    assert!(buffer.len() == PREFIX_BYTES + length, "a message is as long as it said");
-    Ok(buffer.freeze())
+    message.encode_raw(buffer);
+    assert!(buffer.len() == end, "a message is as long as it said");
+    Ok(())
 }
 
 /// An answer that has a body of messages.
@@ -339,7 +347,7 @@ mod tests {
         let knows = |service: &str| service == "etcdserverpb.KV";
         for (path, text) in [
             ("/etcdserverpb.KV/Drop", "unknown method Drop for service etcdserverpb.KV"),
-            ("/etcdserverpb.Lease/LeaseGrant", "unknown service etcdserverpb.Lease"),
+            ("/etcdserverpb.Auth/AuthStatus", "unknown service etcdserverpb.Auth"),
             ("/nothing", "malformed method name: \"/nothing\""),
         ] {
             let response = refuse_path(path, knows);

@@ -136,7 +136,7 @@ impl Api {
     }
 
     /// Refuses what would not fit any more, and raises the alarm that makes every member refuse.
-    async fn check_quota(&self, request: &InternalRaftRequest) -> Result<(), Status> {
+    pub(crate) async fn check_quota(&self, request: &InternalRaftRequest) -> Result<(), Status> {
         let member_id = self.member.id().0;
         if self.member.check_quota(request) {
             return Ok(());

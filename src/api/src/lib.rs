@@ -22,6 +22,7 @@ mod grpc;
 mod health;
 mod kv;
 mod leader_watch;
+mod lease;
 mod maintenance;
 mod method;
 mod metrics;
@@ -29,6 +30,7 @@ mod peer;
 mod plain;
 mod server;
 mod service;
+mod snapshot;
 mod watch;
 
 pub use body::{ApiBody, Messages};

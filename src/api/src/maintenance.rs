@@ -1,10 +1,13 @@
-//! What an operator asks of one member: its status, the cluster's alarms.
+//! What an operator asks of one member: its status, the cluster's alarms, hashes, a denser database, an older version. A
+//! snapshot is in [`crate::snapshot`].
 
 use std::sync::Arc;
 
-use quorate_member::SERVER_VERSION;
+use quorate_member::{DefragmentError, SERVER_VERSION};
+use quorate_proto::etcdserverpb::downgrade_request::DowngradeAction;
 use quorate_proto::etcdserverpb::{
-    AlarmMember, AlarmRequest, AlarmResponse, DowngradeInfo, HashKvRequest, HashKvResponse, InternalRaftRequest,
+    AlarmMember, AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeInfo, DowngradeRequest,
+    DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse, InternalRaftRequest,
     MoveLeaderRequest, MoveLeaderResponse, ResponseHeader, StatusRequest, StatusResponse,
 };
 use quorate_store::Response;
@@ -39,7 +42,10 @@ impl Api {
             storage_version: storage_version(view.cluster_version()).unwrap_or_default().to_owned(),
             // etcd shows the flag's value, which is negative where there is no quota.
             db_size_quota: self.member.config().quota_bytes.map_or(-1, clamped),
-            downgrade_info: Some(DowngradeInfo::default()),
+            downgrade_info: Some(DowngradeInfo {
+                enabled: view.downgrade_target().is_some(),
+                target_version: view.downgrade_target().unwrap_or_default().to_owned(),
+            }),
         })
     }
 
@@ -72,6 +78,56 @@ impl Api {
             compact_revision: hashed.compact_revision.0,
             hash_revision: hashed.hash_revision.0,
         })
+    }
+
+    /// Maintenance.Hash: over the whole state, for tests.
+    pub async fn hash(self: Arc<Self>, _: HashRequest) -> Result<HashResponse, Status> {
+        let (hash, revision) = self.member.hash().await.map_err(|failure| self.read_failed(failure))?;
+        let mut header = Some(ResponseHeader { revision: revision.0, ..Default::default() });
+        self.fill(&mut header);
+        Ok(HashResponse { header, hash })
+    }
+
+    /// Maintenance.Defragment. Its answer has no header.
+    pub async fn defragment(self: Arc<Self>, _: DefragmentRequest) -> Result<DefragmentResponse, Status> {
+        tracing::info!("starting defragment");
+        match self.member.defragment().await {
+            Ok(()) => {
+                tracing::info!("finished defragment");
+                Ok(DefragmentResponse::default())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "failed to defragment");
+                Err(match error {
+                    DefragmentError::Refused(error) => status(error),
+                    DefragmentError::Failed(text) => Status::unknown(&*text),
+                })
+            }
+        }
+    }
+
+    /// Maintenance.Downgrade.
+    pub async fn downgrade(self: Arc<Self>, request: DowngradeRequest) -> Result<DowngradeResponse, Status> {
+        let done = match DowngradeAction::try_from(request.action) {
+            Ok(DowngradeAction::Validate) => self.member.check_downgrade(&request.version).await,
+            Ok(DowngradeAction::Enable) => self.member.enable_downgrade(&request.version).await,
+            Ok(DowngradeAction::Cancel) => match self.member.cancel_downgrade().await {
+                // etcd says that all is well, and tells its log.
+                Err(error @ Error::NoInflightDowngrade) => {
+                    tracing::warn!(%error, "failed to cancel downgrade");
+                    Ok(())
+                }
+                done => done,
+            },
+            Err(_) => return Err(Status::unknown("etcdserver: unknown method")),
+        };
+        if let Err(error) = done {
+            tracing::warn!(%error, "reject downgrade request");
+            return Err(status(error));
+        }
+        let mut header = None;
+        self.fill(&mut header);
+        Ok(DowngradeResponse { header, version: self.member.cluster_version().unwrap_or_default() })
     }
 }
 

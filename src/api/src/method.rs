@@ -74,6 +74,11 @@ methods! {
     Txn "etcdserverpb.KV" "Txn" Unary;
     Compact "etcdserverpb.KV" "Compact" Unary;
     Watch "etcdserverpb.Watch" "Watch" BidiStream;
+    LeaseGrant "etcdserverpb.Lease" "LeaseGrant" Unary;
+    LeaseRevoke "etcdserverpb.Lease" "LeaseRevoke" Unary;
+    LeaseKeepAlive "etcdserverpb.Lease" "LeaseKeepAlive" BidiStream;
+    LeaseTimeToLive "etcdserverpb.Lease" "LeaseTimeToLive" Unary;
+    LeaseLeases "etcdserverpb.Lease" "LeaseLeases" Unary;
     MemberAdd "etcdserverpb.Cluster" "MemberAdd" Unary;
     MemberRemove "etcdserverpb.Cluster" "MemberRemove" Unary;
     MemberUpdate "etcdserverpb.Cluster" "MemberUpdate" Unary;
@@ -83,6 +88,10 @@ methods! {
     Status "etcdserverpb.Maintenance" "Status" Unary;
     MoveLeader "etcdserverpb.Maintenance" "MoveLeader" Unary;
     HashKv "etcdserverpb.Maintenance" "HashKV" Unary;
+    Hash "etcdserverpb.Maintenance" "Hash" Unary;
+    Snapshot "etcdserverpb.Maintenance" "Snapshot" ServerStream;
+    Defragment "etcdserverpb.Maintenance" "Defragment" Unary;
+    Downgrade "etcdserverpb.Maintenance" "Downgrade" Unary;
 }
 
 /// True if some method of `service` is answered here.
@@ -103,6 +112,6 @@ mod tests {
         }
         assert_eq!(Method::from_path("/etcdserverpb.KV/range"), None);
         assert_eq!(Method::from_path("etcdserverpb.KV/Range"), None);
-        assert!(!knows_service("etcdserverpb.Lease"));
+        assert!(!knows_service("etcdserverpb.Auth"));
     }
 }

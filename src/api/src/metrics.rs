@@ -39,6 +39,8 @@ pub struct Metrics {
     pub(crate) health_success: IntCounter,
     pub(crate) health_failures: IntCounter,
     pub(crate) watch: WatchMetrics,
+    /// Messages of keep-alive streams that could not be received.
+    pub(crate) lease_receive_failures: IntCounter,
 }
 
 /// How long it takes to make the answers of watch streams, and what went wrong there.
@@ -56,7 +58,7 @@ pub struct WatchMetrics {
 }
 
 impl WatchMetrics {
-    fn register(registry: &Registry) -> prometheus::Result<Self> {
+    fn register(registry: &Registry, failures: &IntCounterVec) -> prometheus::Result<Self> {
         let seconds = |what: &str, help: &str| -> prometheus::Result<Histogram> {
             let name = format!("etcd_debugging_server_watch_send_loop_{what}_seconds");
             let buckets = prometheus::exponential_buckets(0.001, 2.0, 14)?;
@@ -64,11 +66,6 @@ impl WatchMetrics {
             registry.register(Box::new(histogram.clone()))?;
             Ok(histogram)
         };
-        let failures = IntCounterVec::new(
-            Opts::new("etcd_network_server_stream_failures_total", "Streams between server and clients that failed."),
-            &["Type", "API"],
-        )?;
-        registry.register(Box::new(failures.clone()))?;
         Ok(Self {
             answer_seconds: seconds("watch_stream_duration", "Time to send an answer with events.")?,
             event_seconds: seconds("watch_stream_duration_per_event", "The same, for each event.")?,
@@ -121,6 +118,11 @@ impl Metrics {
             registry.register(Box::new(counter.clone()))?;
             Ok(counter)
         };
+        let stream_failures = IntCounterVec::new(
+            Opts::new("etcd_network_server_stream_failures_total", "Streams between server and clients that failed."),
+            &["Type", "API"],
+        )?;
+        registry.register(Box::new(stream_failures.clone()))?;
         let methods = Method::ALL
             .iter()
             .map(|method| {
@@ -148,7 +150,8 @@ impl Metrics {
             )?,
             health_success: counter("etcd_server_health_success", "The total number of successful health checks")?,
             health_failures: counter("etcd_server_health_failures", "The total number of failed health checks")?,
-            watch: WatchMetrics::register(registry)?,
+            watch: WatchMetrics::register(registry, &stream_failures)?,
+            lease_receive_failures: stream_failures.with_label_values(&["receive", "lease-keepalive"]),
         })
     }
 

@@ -1,8 +1,9 @@
 //! The peer port: everything under `/raft` goes to the member's transport; `/version`, `/health`, `/members` and
-//! `/members/promote/<id>` (`members`), `/members/hashkv` and `/downgrade/enabled` are answered as etcd's peer port does.
+//! `/members/promote/<id>` (`members`), `/leases` and `/leases/internal` (`leases`), `/members/hashkv` and `/downgrade/enabled` are answered as etcd's peer port does.
 //!
 //! Clients' calls are not served here, as in etcd since 3.6.
 
+mod leases;
 mod members;
 
 use std::convert::Infallible;
@@ -91,11 +92,14 @@ impl PeerPort {
         response
     }
 
-    /// Whether the cluster is being downgraded (etcd `server/etcdserver/server.go`, `downgradeEnabledHandler`). Never: a member
-    /// of this version takes part in no downgrade. As in etcd, who asks learns it from a member that is up to date.
+    /// Whether the cluster is being downgraded (etcd `server/etcdserver/server.go`, `downgradeEnabledHandler`). Who asks learns
+    /// it from a member that is up to date.
     async fn is_downgrading(&self) -> Response<ApiBody> {
         let mut response = match self.member.linearize().await {
-            Ok(()) => plain::respond(StatusCode::OK, "text/plain", Bytes::from_static(b"false")),
+            Ok(()) => {
+                let answer = self.member.view().downgrade_target().is_some().to_string();
+                plain::respond(StatusCode::OK, "text/plain", answer.into())
+            }
             Err(failure) => error(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed linearized read: {failure}")),
         };
         response.headers_mut().insert(CLUSTER_ID, cluster_id(&self.member));
@@ -201,6 +205,10 @@ where
             ("/members/hashkv", &Method::GET) => {
                 let member = self.member.clone();
                 return Box::pin(async move { Ok(hash_kv(&member, request).await.map(PeerBody::Api)) });
+            }
+            (path @ (leases::RENEW | leases::WHAT_IS_LEFT), _) => {
+                let (member, path) = (self.member.clone(), path.to_owned());
+                return Box::pin(async move { Ok(leases::answer(&member, &path, request).await.map(PeerBody::Api)) });
             }
             ("/downgrade/enabled", &Method::GET) => {
                 let port = self.clone();

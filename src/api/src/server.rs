@@ -37,8 +37,9 @@ const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// How much of one request may be on its way before the handler reads it.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// The same for all requests of a connection together.
-const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
+/// The same for all requests of a connection together. Half of it is what h2 allows for the overhead of small frames that
+/// nobody has read yet, 256 bytes each; beyond, it ends the connection. So many thousand watches, or renewals, may come at once.
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Request headers: room for a signed token of several kilobytes.
 const HEADERS_BYTES_MAX: u32 = 64 << 10;
 

@@ -20,7 +20,7 @@ use prost::Message;
 use quorate_member::Member;
 use quorate_proto::etcdserverpb::{InternalRaftRequest, ResponseHeader};
 use quorate_runtime::sync::watch;
-use quorate_runtime::{BoxFuture, Rt};
+use quorate_runtime::{BoxFuture, Rt, select};
 use quorate_store::ReadError;
 use quorate_types::Error;
 use tonic::{Code, Status};
@@ -206,12 +206,17 @@ where
         let Some(method) = Method::from_path(path) else { return now(grpc::refuse_path(path, knows_service)) };
         match method {
             Method::Range => unary(api, method, request, |range| range.serializable, Api::range),
-            Method::RangeStream => stream(api, method, request, Api::range_stream),
+            Method::RangeStream => stream(api, method, request, never, Api::range_stream),
             Method::Put => unary(api, method, request, never, Api::put),
             Method::DeleteRange => unary(api, method, request, never, Api::delete_range),
             Method::Txn => unary(api, method, request, never, Api::txn),
             Method::Compact => unary(api, method, request, never, Api::compact),
             Method::Watch => bidi(api, method, request, Api::watch),
+            Method::LeaseGrant => unary(api, method, request, never, Api::lease_grant),
+            Method::LeaseRevoke => unary(api, method, request, never, Api::lease_revoke),
+            Method::LeaseKeepAlive => bidi(api, method, request, Api::lease_keep_alive),
+            Method::LeaseTimeToLive => unary(api, method, request, never, Api::lease_time_to_live),
+            Method::LeaseLeases => unary(api, method, request, never, Api::lease_leases),
             Method::MemberAdd => unary(api, method, request, never, Api::member_add),
             Method::MemberRemove => unary(api, method, request, never, Api::member_remove),
             Method::MemberUpdate => unary(api, method, request, never, Api::member_update),
@@ -221,6 +226,10 @@ where
             Method::Status => unary(api, method, request, |_| true, Api::status),
             Method::MoveLeader => unary(api, method, request, never, Api::move_leader),
             Method::HashKv => unary(api, method, request, never, Api::hash_kv),
+            Method::Hash => unary(api, method, request, never, Api::hash),
+            Method::Snapshot => stream(api, method, request, |_| true, Api::snapshot),
+            Method::Defragment => unary(api, method, request, never, Api::defragment),
+            Method::Downgrade => unary(api, method, request, never, Api::downgrade),
         }
     }
 }
@@ -267,11 +276,12 @@ where
     })
 }
 
-/// One message there, many back. No learner streams.
+/// One message there, many back.
 fn stream<B, Q>(
     api: Arc<Api>,
     method: Method,
     request: Request<B>,
+    learner_may: fn(&Q) -> bool,
     handler: fn(Arc<Api>, Q) -> Result<Messages, Status>,
 ) -> Answer
 where
@@ -279,7 +289,7 @@ where
     Q: Message + Default + 'static,
 {
     Box::pin(async move {
-        let (request, mut running) = match accept(&api, method, request, never).await {
+        let (request, mut running) = match accept(&api, method, request, learner_may).await {
             Ok(accepted) => accepted,
             Err(status) => return Ok(grpc::refuse(status)),
         };
@@ -317,6 +327,19 @@ where
         Incoming { requests: Requests::new(body, api.message_bytes_max), counted: running.received_counter() };
     let leader_lost = api.leader_watch.lost(wants_leader(&parts.headers));
     now(grpc::answer(ApiBody::stream(handler(api, incoming, leader_lost), running)))
+}
+
+/// Completes when the server ends a call of many messages, with the reason.
+pub(crate) fn end_of_stream(api: &Arc<Api>, mut leader_lost: LeaderLost) -> BoxFuture<'static, Error> {
+    let api = Arc::clone(api);
+    Box::pin(async move {
+        select! {
+            biased;
+            () = api.draining() => Error::Stopped,
+            () = api.member.stopping() => Error::Stopped,
+            () = leader_lost.told() => Error::NoLeader,
+        }
+    })
 }
 
 /// What a call of many messages gets.

@@ -9,14 +9,14 @@ use quorate_api::{Api, ApiOptions, ApiService, serve};
 use quorate_client::Connection;
 use quorate_member::{Member, MemberConfig};
 use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
+use quorate_proto::etcdserverpb::auth_client::AuthClient;
 use quorate_proto::etcdserverpb::cluster_client::ClusterClient;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
-use quorate_proto::etcdserverpb::lease_client::LeaseClient;
 use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate_proto::etcdserverpb::request_op::Request as Op;
 use quorate_proto::etcdserverpb::{
-    AlarmRequest, AlarmType, CompactionRequest, DefragmentRequest, DeleteRangeRequest, LeaseLeasesRequest,
-    MemberListRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader, StatusRequest, TxnRequest,
+    AlarmRequest, AlarmType, AuthStatusRequest, CompactionRequest, DeleteRangeRequest, MemberListRequest, PutRequest,
+    RangeRequest, RangeResponse, RequestOp, ResponseHeader, StatusRequest, TxnRequest,
 };
 use quorate_proto::mvccpb::KeyValue;
 use quorate_runtime::Rt;
@@ -363,12 +363,9 @@ fn what_is_not_there_yet_is_unimplemented() {
     with_member(
         |_| {},
         async |served| {
-            let status = served.maintenance().defragment(DefragmentRequest {}).await.unwrap_err();
-            let expected = "unknown method Defragment for service etcdserverpb.Maintenance";
-            assert_eq!((status.code(), status.message()), (Code::Unimplemented, expected));
-            let mut lease = LeaseClient::with_origin(served.connection.clone(), served.connection.origin());
-            let status = lease.lease_leases(LeaseLeasesRequest {}).await.unwrap_err();
-            assert_eq!((status.code(), status.message()), (Code::Unimplemented, "unknown service etcdserverpb.Lease"));
+            let mut auth = AuthClient::with_origin(served.connection.clone(), served.connection.origin());
+            let status = auth.auth_status(AuthStatusRequest {}).await.unwrap_err();
+            assert_eq!((status.code(), status.message()), (Code::Unimplemented, "unknown service etcdserverpb.Auth"));
         },
     );
 }

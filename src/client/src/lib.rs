@@ -14,10 +14,13 @@
 //! ```
 //!
 //! A [`Connection`] is exactly one HTTP/2 connection: it never reconnects by itself. Whoever calls decides what a broken
-//! connection means for a request that may or may not have been executed. A [`WatchStream`] is one call on it.
+//! connection means for a request that may or may not have been executed. A [`WatchStream`] or a [`KeepAliveStream`] is one call
+//! on it.
 
 mod connection;
+mod keep_alive;
 mod watch;
 
 pub use connection::{Answer, ConnectError, Connection};
+pub use keep_alive::KeepAliveStream;
 pub use watch::WatchStream;

@@ -23,16 +23,20 @@ use quorate_runtime::clock::MonoTime;
 use quorate_runtime::spawn::{self, Worker};
 use quorate_runtime::sync::{mpsc, watch};
 use quorate_runtime::{BoxFuture, Rt, bug, mark, select, witness};
-use quorate_store::{Command, Finished, JobOutcome, Outcome, Progress, Response, Store, StoreError, StoreOptions};
+use quorate_store::{
+    Command, Defragmented, Finished, JobOutcome, Outcome, Progress, Response, Store, StoreError, StoreOptions,
+};
 use quorate_types::{Error, LogIndex, Revision};
 
+use crate::defragment::Defragmentations;
 use crate::disk_room;
 use crate::gates::Gates;
 use crate::incoming::{self, Replaced};
+use crate::leases::{self, Lessor};
 use crate::membership::follow::Following;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
-use crate::shared::{FromApply, Published, StopReason, Stopping, ToApply, Waiter};
+use crate::shared::{FromApply, Published, StateQuestion, StopReason, Stopping, ToApply, Waiter};
 use crate::watches::Watches;
 use crate::{CLUSTER_VERSION, Member};
 
@@ -53,6 +57,7 @@ pub struct ApplyLoop {
     pub rt: Rt,
     pub store: Store,
     pub inbox: mpsc::UnboundedReceiver<ToApply>,
+    pub questions: mpsc::UnboundedReceiver<StateQuestion>,
     pub to_raft: mpsc::UnboundedSender<FromApply>,
     pub worker: Arc<dyn Worker>,
     pub published: Arc<Published>,
@@ -65,12 +70,17 @@ pub struct ApplyLoop {
     pub peers: Peers,
     pub following: Following,
     pub store_options: StoreOptions,
-    /// Databases that snapshots have replaced, while views of them are still read.
+    /// Databases that snapshots and copies have replaced, while views of them are still read.
     pub replaced: Vec<Replaced>,
+    pub defragmentations: Defragmentations,
     /// For what may take long and hurries nobody.
     pub background: Arc<dyn Worker>,
     /// Rung whenever the store has changed.
     pub watches: Watches,
+    /// Told what happened to leases.
+    pub lessor: Arc<Lessor>,
+    /// What entries since the last view may have done to leases.
+    pub lease_changes: Vec<leases::Change>,
     /// Some entry since the last view was about members, or the version that they speak.
     pub membership_changed: bool,
 }
@@ -146,6 +156,7 @@ impl ApplyLoop {
         quorate_runtime::pin!(stop);
         loop {
             if job.is_none() {
+                self.defragmentations.begin(&mut self.store, self.rt.mono_now());
                 job = self.start_job();
             }
             self.set_timer(&mut timer, job.is_some());
@@ -189,14 +200,15 @@ impl ApplyLoop {
                         self.apply_slice(&mut backlog, waiters).await?;
                     }
                 }
+                Some(question) = self.questions.recv() => self.answer(question),
                 () = async { timer.as_mut().expect("guarded").1.as_mut().await }, if timer.is_some() => timer = None,
             }
         }
-        if let Some(running) = job
-            && let Ok((outcome, took)) = running.await
-        {
+        if let Some(running) = job {
+            let Ok((outcome, took)) = running.await else { return Ok(()) };
             self.finish_job(outcome, took)?;
         }
+        self.store.give_up_defragmentation();
         self.flush_last().await
     }
 
@@ -216,6 +228,7 @@ impl ApplyLoop {
         let Ok(opened) = opened.await else { return std::future::pending().await };
         let (successor, old_file) = opened?;
         self.replaced.push(Replaced::new(self.store.succeed_with(successor), old_file));
+        self.defragmentations.overtaken();
         self.watches.ring();
         let view = self.store.reader().view();
         self.follow_membership();
@@ -232,7 +245,8 @@ impl ApplyLoop {
             // Waiting for the flush interval would only delay the stop.
             let now = at.max(self.rt.mono_now());
             let Some(job) = self.store.take_job(now) else { return Ok(()) };
-            let Ok(outcome) = spawn::run_on(&*self.worker, move || job.run()).await else { return Ok(()) };
+            let rt = Arc::clone(&self.rt);
+            let Ok(outcome) = spawn::run_on(&*self.worker, move || job.run(&*rt)).await else { return Ok(()) };
             self.finish_job(outcome, Duration::ZERO)?;
         }
         Ok(())
@@ -255,7 +269,7 @@ impl ApplyLoop {
             }
             spawn::run_on(&*worker, move || {
                 let start = rt.mono_now();
-                let outcome = job.run();
+                let outcome = job.run(&*rt);
                 (outcome, rt.mono_now() - start)
             })
             .await
@@ -291,7 +305,21 @@ impl ApplyLoop {
                 }
             }
         }
+        if let Some(ended) = self.store.defragmented() {
+            self.end_defragmentation(ended);
+        }
         Ok(())
+    }
+
+    fn end_defragmentation(&mut self, ended: Result<Defragmented, StoreError>) {
+        if let Err(damage @ StoreError::Damaged { .. }) = &ended {
+            self.member.fail(format!("a defragmentation found damage: {damage}"));
+        }
+        let ended = self.defragmentations.end(ended, &self.store, self.rt.mono_now());
+        if let Some((Defragmented { retired, old_file }, took)) = ended {
+            self.replaced.push(Replaced::new(retired, Some(old_file)));
+            self.metrics.defrag_seconds.observe(took.as_secs_f64());
+        }
     }
 
     /// Applies entries for about [`SLICE`]; then publishes, and answers.
@@ -320,6 +348,7 @@ impl ApplyLoop {
         }
         self.store.publish();
         self.watches.ring();
+        self.follow_leases();
         if std::mem::take(&mut self.membership_changed) {
             self.follow_membership();
         }
@@ -358,6 +387,7 @@ impl ApplyLoop {
                 changed
             }
         };
+        let lease_change = leases::Change::of(&command);
         let mut progress = self.store.start(index, term, command)?;
         let Outcome { result, over_quota } = loop {
             match progress {
@@ -369,6 +399,7 @@ impl ApplyLoop {
             }
         };
         self.count(&result);
+        self.lease_changes.extend(lease_change.filter(|change| change.may_have_happened(&result)));
         if over_quota {
             self.member.raise_alarm(AlarmType::Nospace, self.member.id());
         }
@@ -404,6 +435,24 @@ impl ApplyLoop {
         Some((id, Command::ConfChange { change, conf_state }))
     }
 
+    /// The lessor hears what happened to leases before anybody else does, and begins to count with the first entry of a term in
+    /// which this member leads.
+    fn follow_leases(&mut self) {
+        let (_, term) = self.store.applied();
+        let leads_in = self.published.leads_in().filter(|leads_in| *leads_in == term);
+        let extension = Duration::from_millis(self.member.config().election_ms);
+        let view = || self.store.reader().view();
+        self.lessor.follow(&mut self.lease_changes, leads_in, extension, leases::now(&self.rt), view);
+    }
+
+    fn answer(&mut self, question: StateQuestion) {
+        match question {
+            // Who asked may have gone away.
+            StateQuestion::LeaseKeys { id, reply } => drop(reply.send(self.store.lease_keys(id))),
+            StateQuestion::Defragment { reply } => self.defragmentations.want(reply),
+        }
+    }
+
     fn follow_membership(&mut self) {
         let view = self.store.reader().view();
         self.peers.follow(view.members(), view.removed());
@@ -435,6 +484,11 @@ impl ApplyLoop {
             Ok(Response::Put(_)) => self.metrics.puts.inc(),
             Ok(Response::DeleteRange(_)) => self.metrics.deletes.inc(),
             Ok(Response::Txn(_)) => self.metrics.txns.inc(),
+            Ok(Response::LeaseGrant(granted)) => {
+                self.metrics.leases_granted.inc();
+                self.metrics.lease_ttl_secs.observe(granted.ttl as f64);
+            }
+            Ok(Response::LeaseRevoke(_)) => self.metrics.leases_revoked.inc(),
             _ => {}
         }
     }
@@ -448,6 +502,7 @@ impl ApplyLoop {
         }
         let failed = waiters.expire(self.rt.mono_now());
         self.metrics.proposals_failed.inc_by(failed as u64);
+        self.metrics.defrag_inflight.set(self.defragmentations.is_active().into());
         self.metrics.proposals_pending.set(waiters.by_request.len() as i64);
         let reader = self.store.reader();
         let view = reader.view();

@@ -3,7 +3,8 @@
 //! It is the lowest of their servers', without the patch number, and stands in the log. The leader asks every member (`GET
 //! /version` at its peer port) when it begins to lead, when the members change, and every four seconds. While some member does
 //! not answer, nothing is decided; only a cluster that has no version at all gets the oldest one, so that it can begin. From
-//! then on the version only rises: what is in the log under a version must be read by all who speak it.
+//! then on the version rises: what is in the log under a version must be read by all who speak it. It goes down by one minor
+//! version where an operator has asked for that (`downgrade`), so that members of the older one can take the others' places.
 //!
 //! Source: etcd `server/etcdserver/version/monitor.go`, `server.go` (`monitorClusterVersions`).
 
@@ -55,23 +56,33 @@ impl Version {
         numbers.next().is_none().then_some(Self { major, minor })
     }
 
+    /// The release after this one.
+    pub fn next_minor(self) -> Self {
+        Self { major: self.major, minor: self.minor + 1 }
+    }
+
     /// The version that this program speaks.
     pub fn own() -> Self {
         Self::parse(CLUSTER_VERSION).expect("a constant of this crate")
     }
 
     /// As it is written to the log.
-    fn in_the_log(self) -> String {
+    pub fn in_the_log(self) -> String {
         format!("{}.{}.0", self.major, self.minor)
     }
 }
 
-/// The cluster's next version, if it is to change. `lowest` is unknown while some member is silent.
-fn decide(current: Option<Version>, lowest: Option<Version>) -> Option<Version> {
-    match (current, lowest) {
-        (None, lowest) => Some(lowest.unwrap_or(OLDEST)),
-        (Some(current), Some(lowest)) => (current.major == lowest.major && current < lowest).then_some(lowest),
-        (Some(_), None) => None,
+/// The cluster's next version, if it is to change. `lowest` is unknown while some member is silent; `down_to` is where an
+/// operator wants it.
+fn decide(current: Option<Version>, lowest: Option<Version>, down_to: Option<Version>) -> Option<Version> {
+    match (current, lowest, down_to) {
+        (None, lowest, _) => Some(lowest.unwrap_or(OLDEST)),
+        (Some(_), None, _) => None,
+        (Some(current), Some(lowest), Some(target)) => {
+            // Every member, as it is now, has to understand what is in the log then.
+            (target.next_minor() == current && target.next_minor() == lowest).then_some(target)
+        }
+        (Some(current), Some(lowest), None) => (current.major == lowest.major && current < lowest).then_some(lowest),
     }
 }
 
@@ -100,7 +111,8 @@ async fn look(member: &Member) {
     let view = member.view();
     let current = view.cluster_version().and_then(Version::parse);
     let lowest = lowest(member, view.members()).await;
-    let Some(version) = decide(current, lowest) else { return };
+    let down_to = view.downgrade_target().and_then(Version::parse);
+    let Some(version) = decide(current, lowest, down_to) else { return };
     match current {
         None => tracing::info!(cluster_version = %version, "setting up initial cluster version using v3 API"),
         Some(from) => tracing::info!(%from, to = %version, "updating cluster version using v3 API"),
@@ -193,7 +205,8 @@ mod tests {
 
     #[test]
     fn the_version_is_the_lowest_and_only_rises() {
-        let decided = |current: &str, lowest: &str| decide(version(current), version(lowest)).map(Version::in_the_log);
+        let decided =
+            |current: &str, lowest: &str| decide(version(current), version(lowest), None).map(Version::in_the_log);
         assert_eq!(decided("", "3.7.1").as_deref(), Some("3.7.0"));
         assert_eq!(decided("", "3.6.12").as_deref(), Some("3.6.0"));
         // Somebody is silent: a new cluster begins all the same, another one stays as it is.
@@ -204,5 +217,20 @@ mod tests {
         assert_eq!(decided("3.7.0", "3.7.1"), None);
         assert_eq!(decided("3.7.0", "3.6.1"), None);
         assert_eq!(decided("3.7.0", "4.0.0"), None);
+    }
+
+    #[test]
+    fn an_operator_can_have_it_go_down_by_one() {
+        let decided = |current: &str, lowest: &str, target: &str| {
+            decide(version(current), version(lowest), version(target)).map(Version::in_the_log)
+        };
+        assert_eq!(decided("3.7.0", "3.7.1", "3.6.0").as_deref(), Some("3.6.0"));
+        // Done; some members are of the older version already.
+        assert_eq!(decided("3.6.0", "3.7.1", "3.6.0"), None);
+        assert_eq!(decided("3.6.0", "3.6.4", "3.6.0"), None);
+        // Somebody is silent, or too old, or it would be two steps.
+        assert_eq!(decided("3.7.0", "", "3.6.0"), None);
+        assert_eq!(decided("3.7.0", "3.6.0", "3.6.0"), None);
+        assert_eq!(decided("3.7.0", "3.7.0", "3.5.0"), None);
     }
 }

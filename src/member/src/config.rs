@@ -85,6 +85,10 @@ pub struct MemberConfig {
     pub compaction_batch_rows: usize,
     /// Pause between two such batches.
     pub compaction_interval: Duration,
+    /// Bytes of rows that a defragmentation copies at a time.
+    pub defragment_slice_bytes: u64,
+    /// How often the leader writes down what a lease has left; `None`: never, and each new leader gives leases their whole time.
+    pub lease_checkpoint_interval: Option<Duration>,
 }
 
 impl MemberConfig {
@@ -121,6 +125,8 @@ impl MemberConfig {
             log_memory_bytes: 16 << 20,
             compaction_batch_rows: 1_000,
             compaction_interval: Duration::from_millis(10),
+            defragment_slice_bytes: 8 << 20,
+            lease_checkpoint_interval: None,
         }
     }
 
@@ -152,6 +158,11 @@ impl MemberConfig {
     /// How long a request may wait (etcd `server/config/config.go`, `ReqTimeout`).
     pub fn request_timeout(&self) -> Duration {
         Duration::from_secs(5) + Duration::from_millis(2 * self.election_ms)
+    }
+
+    /// How long another member's peer port may take to answer (etcd `server/config/config.go`, `PeerDialTimeout`).
+    pub fn peer_dial_timeout(&self) -> Duration {
+        Duration::from_secs(1) + Duration::from_millis(self.election_ms)
     }
 
     /// The shortest lease, in seconds (etcd `server/etcdserver/server.go`: three half election timeouts, rounded up).

@@ -8,7 +8,9 @@
 //!    was asked for may take effect much later, also after who asked has died and started again: the note goes only when no
 //!    alarm was seen for so long that none can be on its way, and the leader was asked. An alarm for the quota in just that
 //!    time is taken back, too; the next write that does not fit raises it again.
-//! 3. Who fills a disk faster than that finds a log that has its next segment ahead, and a database that is not written to
+//! 3. The alarm of a member that was removed is nobody's own any more, and no operator can make room for it: the leader takes it
+//!    back. Whoever else has no room says so himself.
+//! 4. Who fills a disk faster than that finds a log that has its next segment ahead, and a database that is not written to
 //!    before there is room for it ([`wait_for_room`]): rows stay in memory and are read there. A write that fails all the same
 //!    stops the member, and it must be started again when there is room.
 
@@ -23,6 +25,7 @@ use quorate_runtime::clock::MonoTime;
 use quorate_runtime::disk::OpenMode;
 use quorate_runtime::spawn::{self, Worker, WorkerGone};
 use quorate_runtime::{Rt, bug, mark, select};
+use quorate_types::MemberId;
 
 use crate::{Member, MemberConfig};
 
@@ -74,6 +77,7 @@ struct Watch {
 
 impl Watch {
     async fn look(&mut self, member: &Member, worker: &Arc<dyn Worker>) -> io::Result<()> {
+        take_back_for_the_removed(member).await;
         let reserve_bytes = reserve_bytes(member.config());
         let free_bytes = on(worker, member, free_bytes).await?;
         let is_raised = is_raised(member);
@@ -137,6 +141,21 @@ fn reserve_bytes(config: &MemberConfig) -> u64 {
     config.wal_segment_bytes + config.pending_bytes_max as u64
 }
 
+/// Whether the database can be copied. If that cannot be found out, the copy shall try. The error says what is missing.
+pub async fn check_room_for_a_copy(member: &Member, worker: &Arc<dyn Worker>) -> Result<(), String> {
+    let Ok(free_bytes) = on(worker, member, free_bytes).await else { return Ok(()) };
+    // What a database takes beside its rows is less than they take.
+    let copy_bytes = 2 * member.view().db_size_in_use_bytes();
+    let needed_bytes = copy_bytes + reserve_bytes(member.config());
+    if free_bytes >= needed_bytes {
+        return Ok(());
+    }
+    Err(format!(
+        "no room on the disk for a copy of the database: {free_bytes} bytes are free, {needed_bytes} are needed, of which the \
+         copy may take {copy_bytes}. Make room and try again; the database is as it was"
+    ))
+}
+
 fn free_bytes(rt: &Rt, config: &MemberConfig) -> io::Result<u64> {
     Ok(rt.free_space_bytes(&config.wal_path())?.min(rt.free_space_bytes(&config.snap_dir())?))
 }
@@ -146,8 +165,26 @@ fn is_raised(member: &Member) -> bool {
     view.alarms().iter().any(|raised| raised.member_id == member.id().0 && raised.alarm() == AlarmType::Nospace)
 }
 
+async fn take_back_for_the_removed(member: &Member) {
+    if member.raft_status().leader != Some(member.id()) || bug!("alarm-of-a-removed-member-stays") {
+        return;
+    }
+    let view = member.view();
+    let is_removed = |accused: &MemberId| view.removed().binary_search(accused).is_ok();
+    let raised = view.alarms().iter().filter(|raised| raised.alarm() == AlarmType::Nospace);
+    for accused in raised.map(|raised| MemberId(raised.member_id)).filter(is_removed) {
+        tracing::info!(removed_member_id = %accused, "taking back the NOSPACE alarm of a member that was removed");
+        mark!("alarm_of_a_removed_member_taken_back");
+        set_alarm_of(member, accused, AlarmAction::Deactivate).await;
+    }
+}
+
 async fn set_alarm(member: &Member, action: AlarmAction) {
-    let alarm = AlarmRequest { action: action as i32, member_id: member.id().0, alarm: AlarmType::Nospace as i32 };
+    set_alarm_of(member, member.id(), action).await;
+}
+
+async fn set_alarm_of(member: &Member, accused: MemberId, action: AlarmAction) {
+    let alarm = AlarmRequest { action: action as i32, member_id: accused.0, alarm: AlarmType::Nospace as i32 };
     let request = InternalRaftRequest { alarm: Some(alarm), ..InternalRaftRequest::default() };
     if let Err(error) = member.propose(request).await {
         tracing::warn!(%error, "could not change the NOSPACE alarm; trying again");

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use quorate_proto::raftpb;
 use quorate_runtime::clock::MonoTime;
-use quorate_types::{Error, MemberId};
+use quorate_types::{Error, MemberId, Term};
 
 use crate::shared::{Payload, Proposal, Waiter};
 
@@ -29,6 +29,8 @@ const FORWARDED_BYTES_MAX: usize = 16 << 20;
 pub struct Held {
     requests: VecDeque<(Bytes, Waiter)>,
     request_bytes: usize,
+    /// Some of the requests may be for one term only.
+    has_bound: bool,
     changes: VecDeque<HeldChange>,
     /// Proposals of other members without a change of members, and until when they are of use.
     forwarded: VecDeque<(MonoTime, raftpb::Message)>,
@@ -93,6 +95,7 @@ impl Held {
         match payload {
             Payload::Request(data) => {
                 self.request_bytes += data.len();
+                self.has_bound |= waiter.only_in.is_some();
                 self.requests.push_back((data, waiter));
             }
             Payload::ConfChange(change) => {
@@ -117,6 +120,22 @@ impl Held {
             self.changes.push_back(HeldChange { change: Change::Forwarded(Box::new(message)), deadline });
         } else {
             self.forwarded.push_back((deadline, message));
+        }
+    }
+
+    /// Refuses what must not be proposed any more: this member leads in this term, or in none.
+    pub fn refuse_other_terms(&mut self, leads_in: Option<Term>) {
+        if !std::mem::take(&mut self.has_bound) {
+            return;
+        }
+        for (data, waiter) in std::mem::take(&mut self.requests) {
+            if waiter.only_in.is_none() || waiter.only_in == leads_in {
+                self.has_bound |= waiter.only_in.is_some();
+                self.requests.push_back((data, waiter));
+            } else {
+                self.request_bytes -= data.len();
+                fail(waiter, Error::NotLeader);
+            }
         }
     }
 
@@ -210,7 +229,7 @@ mod tests {
 
     fn proposal(payload: Payload, deadline: MonoTime) -> (Proposal, Answer) {
         let (reply, answer) = oneshot::channel();
-        (Proposal { payload, waiter: Waiter { request_id: 1, deadline, reactor: 0, reply } }, answer)
+        (Proposal { payload, waiter: Waiter { request_id: 1, deadline, only_in: None, reactor: 0, reply } }, answer)
     }
 
     fn request(bytes: usize, deadline: MonoTime) -> (Proposal, Answer) {
@@ -266,6 +285,24 @@ mod tests {
         held.fail_all(Error::Stopped);
         assert_eq!(second_answer.try_recv(), Ok(Err(Error::Stopped)));
         assert_eq!(held.request_bytes, 0);
+    }
+
+    #[test]
+    fn what_is_for_one_term_is_not_proposed_in_another() {
+        let mut held = Held::default();
+        let mut answers = Vec::new();
+        for (bytes, only_in) in [(1, None), (2, Some(Term(4))), (3, Some(Term(5)))] {
+            let (mut proposal, answer) = request(bytes, at(9));
+            proposal.waiter.only_in = only_in;
+            held.hold(proposal);
+            answers.push(answer);
+        }
+        held.refuse_other_terms(Some(Term(5)));
+        assert_eq!(held.requests().map(|data| data.len()).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(answers[1].try_recv(), Ok(Err(Error::NotLeader)));
+        held.refuse_other_terms(None);
+        assert_eq!(held.requests().map(|data| data.len()).collect::<Vec<_>>(), [1]);
+        assert_eq!((held.request_bytes, held.has_bound), (1, false));
     }
 
     #[test]

@@ -24,12 +24,15 @@ mod cluster_version;
 mod config;
 mod corruption;
 mod data_dir;
+mod defragment;
 mod disk_room;
+mod downgrade;
 mod gates;
 mod held;
 pub mod ids;
 mod incoming;
 mod leadership;
+mod leases;
 mod log_read;
 mod log_write;
 mod membership;
@@ -38,7 +41,9 @@ pub mod peer_http;
 mod peers;
 mod publish;
 mod raft_loop;
+mod save;
 mod shared;
+mod testify;
 mod waiting;
 mod watches;
 
@@ -55,22 +60,27 @@ use quorate_runtime::spawn::{self, Worker, WorkerGone};
 use quorate_runtime::sync::{mpsc, oneshot, watch};
 use quorate_runtime::{Rt, clock};
 use quorate_store::{HashKv, ReadError, Reader, Response, View};
-use quorate_types::{ClusterId, Error, MemberId, Revision};
+use quorate_types::{ClusterId, Error, MemberId, Revision, Term};
 
 pub use bootstrap::StartError;
 pub use config::{ClusterState, MemberConfig};
 pub use data_dir::DataDirError;
+pub use defragment::DefragmentError;
+pub use leases::{PeerAnswer as LeasePeerAnswer, TimeToLive};
 pub use membership::promotion::refusal_text;
 pub use metrics::Metrics;
+pub use save::{Piece as SnapshotPiece, SavedSnapshot};
 pub use shared::{RaftStatus, StopReason};
 pub use watches::WatchStream;
 
 use apply_loop::ApplyLoop;
+use defragment::Defragmentations;
 use incoming::Incoming;
+use leases::{LeaderLines, Lessor};
 use membership::follow::Following;
 use peers::{INBOX_MESSAGES, PeerInbox, Peers, SnapshotSender};
 use raft_loop::{RaftLimits, RaftLoop};
-use shared::{Payload, Proposal, Published, RaftQuestion, Stopping, Waiter};
+use shared::{Payload, Proposal, Published, RaftQuestion, StateQuestion, Stopping, Waiter};
 use watches::Watches;
 
 /// The etcd release that this member claims to be.
@@ -110,6 +120,9 @@ struct Inner {
     /// Where rows are hashed: that reads all of them.
     hash_worker: Arc<dyn Worker>,
     watches: Watches,
+    lessor: Arc<Lessor>,
+    leader_lines: LeaderLines,
+    state_questions: mpsc::UnboundedSender<StateQuestion>,
 }
 
 impl Member {
@@ -150,6 +163,7 @@ impl Member {
         let (questions, questions_in) = mpsc::unbounded_channel();
         let (to_apply, apply_in) = mpsc::unbounded_channel();
         let (to_raft, raft_in) = mpsc::unbounded_channel();
+        let (state_questions, state_questions_in) = mpsc::unbounded_channel();
         let (compacted_out, compacted) = watch::channel(booted.store.reader().view().compact_revision());
         let (ready_out, ready) = watch::channel(false);
         let published = Arc::new(Published::default());
@@ -186,6 +200,7 @@ impl Member {
         };
         let transport = Transport::with_carrier(rt.clone(), transport_config, Arc::new(inbox), carrier);
         let watches = Watches::new(&rt, &metrics);
+        let lessor = Lessor::new(config.lease_checkpoint_interval);
         published.applied.store(applied.0.0, Ordering::Release);
 
         let member = Member {
@@ -205,6 +220,9 @@ impl Member {
                 metrics: metrics.clone(),
                 hash_worker,
                 watches: watches.clone(),
+                lessor: Arc::clone(&lessor),
+                leader_lines: LeaderLines::default(),
+                state_questions,
                 rt: rt.clone(),
                 config,
             }),
@@ -251,6 +269,7 @@ impl Member {
             rt: rt.clone(),
             store: booted.store,
             inbox: apply_in,
+            questions: state_questions_in,
             to_raft,
             worker: flush_worker,
             published,
@@ -262,8 +281,11 @@ impl Member {
             following,
             store_options,
             replaced: Vec::new(),
+            defragmentations: Defragmentations::default(),
             background,
             watches: watches.clone(),
+            lessor,
+            lease_changes: Vec::new(),
             membership_changed: false,
         };
         let lock = booted.lock;
@@ -283,6 +305,7 @@ impl Member {
         rt.spawn(Box::pin(waiting::tell(member.clone())));
         rt.spawn(Box::pin(corruption::watch(member.clone())));
         rt.spawn(Box::pin(disk_room::watch(member.clone())));
+        rt.spawn(Box::pin(leases::revoke_ended(member.clone())));
         Ok(member)
     }
 
@@ -298,7 +321,13 @@ impl Member {
     /// # Errors
     /// What applying answered; or, with an unknown outcome, `Timeout` or `Stopped`; or, with nothing done, `RequestTooLarge`
     /// or `TooManyRequests`.
-    pub async fn propose(&self, mut request: InternalRaftRequest) -> Result<Response, Error> {
+    pub async fn propose(&self, request: InternalRaftRequest) -> Result<Response, Error> {
+        self.propose_in(None, request).await
+    }
+
+    /// The same; in `only_in`, if that is a term, and nowhere but here: `NotLeader` says that nothing was done, because this member
+    /// does not lead in it.
+    async fn propose_in(&self, only_in: Option<Term>, mut request: InternalRaftRequest) -> Result<Response, Error> {
         let inner = &*self.inner;
         let request_id = inner.request_ids.next();
         request.header.get_or_insert_with(RequestHeader::default).id = request_id;
@@ -310,18 +339,18 @@ impl Member {
         if status.committed.0 > status.applied.0 + APPLY_GAP_MAX {
             return Err(Error::TooManyRequests);
         }
-        self.submit(request_id, Payload::Request(data)).await
+        self.submit(request_id, only_in, Payload::Request(data)).await
     }
 
     /// Hands a proposal to the raft loop and waits for what comes of it.
-    async fn submit(&self, request_id: u64, payload: Payload) -> Result<Response, Error> {
+    async fn submit(&self, request_id: u64, only_in: Option<Term>, payload: Payload) -> Result<Response, Error> {
         let inner = &*self.inner;
         if inner.published.removed.load(Ordering::Acquire) {
             return Err(Error::Stopped);
         }
         let (reply, answer) = oneshot::channel();
         let deadline = inner.rt.mono_now() + inner.config.request_timeout();
-        let waiter = Waiter { request_id, deadline, reactor: inner.rt.current_reactor(), reply };
+        let waiter = Waiter { request_id, deadline, only_in, reactor: inner.rt.current_reactor(), reply };
         if inner.proposals.send(Proposal { payload, waiter }).await.is_err() {
             return Err(Error::Stopped);
         }
@@ -367,6 +396,14 @@ impl Member {
     /// The hash over the rows up to `revision` (0: the newest), as [`View::hash_kv`] has it.
     pub async fn hash_kv(&self, revision: Revision) -> Result<HashKv, ReadError> {
         hash_on(&self.inner.hash_worker, self.view(), revision).await
+    }
+
+    /// The hash over everything, as [`View::hash`] has it, and the revision of what was hashed.
+    pub async fn hash(&self) -> Result<(u32, Revision), ReadError> {
+        let view = self.view();
+        let hashed = spawn::run_on(&*self.inner.hash_worker, move || Ok((view.hash()?, view.revision()))).await;
+        // The worker goes only when the process does.
+        hashed.unwrap_or_else(|WorkerGone| Err(Error::Stopped.into()))
     }
 
     /// Puts an alarm into the log, soon, and does not wait for it.

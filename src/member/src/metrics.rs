@@ -38,12 +38,26 @@ pub struct Metrics {
     pub wal_fsync_seconds: Histogram,
     /// Time of a database commit.
     pub backend_commit_seconds: Histogram,
+    /// Time of a defragmentation.
+    pub defrag_seconds: Histogram,
+    /// 1 while the database is defragmented.
+    pub defrag_inflight: IntGauge,
     /// Puts applied.
     pub puts: IntCounter,
     /// Deletes applied.
     pub deletes: IntCounter,
     /// Transactions applied.
     pub txns: IntCounter,
+    /// Leases granted.
+    pub leases_granted: IntCounter,
+    /// Leases revoked, also those that had ended.
+    pub leases_revoked: IntCounter,
+    /// Renewals that this member made as the leader.
+    pub leases_renewed: IntCounter,
+    /// Leases that had ended, and that this member revoked as the leader.
+    pub leases_expired: IntCounter,
+    /// What leases were granted for.
+    pub lease_ttl_secs: Histogram,
     /// Ranges answered.
     pub ranges: IntCounter,
     /// The store's revision.
@@ -84,11 +98,16 @@ impl Metrics {
             let buckets = prometheus::exponential_buckets(0.001, 2.0, 14).expect("a rising row");
             register(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
         };
+        let defrag = HistogramOpts::new("etcd_disk_backend_defrag_duration_seconds", "Time of a defragmentation.")
+            .buckets(prometheus::exponential_buckets(0.1, 2.0, 13).expect("a rising row"));
         let round_trip = HistogramOpts::new(
             "etcd_network_peer_round_trip_time_seconds",
             "Round trip to a peer, as probing finds it.",
         )
         .buckets(prometheus::exponential_buckets(0.0001, 2.0, 16).expect("a rising row"));
+        let lease_ttl =
+            HistogramOpts::new("etcd_debugging_lease_ttl_total", "What leases were granted for, in seconds.")
+                .buckets(prometheus::exponential_buckets(1.0, 2.0, 24).expect("a rising row"));
         Self {
             has_leader: gauge("etcd_server_has_leader", "Whether a leader exists: 1 is yes."),
             is_leader: gauge("etcd_server_is_leader", "Whether this member leads: 1 is yes."),
@@ -101,9 +120,19 @@ impl Metrics {
             read_indexes_failed: counter("etcd_server_read_indexes_failed_total", "Read indexes that failed."),
             wal_fsync_seconds: seconds("etcd_disk_wal_fsync_duration_seconds", "Time of a log sync."),
             backend_commit_seconds: seconds("etcd_disk_backend_commit_duration_seconds", "Time of a database commit."),
+            defrag_seconds: register(&registry, Histogram::with_opts(defrag)),
+            defrag_inflight: gauge("etcd_disk_defrag_inflight", "Whether the database is defragmented: 1 is yes."),
             puts: counter("etcd_mvcc_put_total", "Puts applied by this member."),
             deletes: counter("etcd_mvcc_delete_total", "Deletes applied by this member."),
             txns: counter("etcd_mvcc_txn_total", "Transactions applied by this member."),
+            leases_granted: counter("etcd_debugging_lease_granted_total", "Leases granted."),
+            leases_revoked: counter("etcd_debugging_lease_revoked_total", "Leases revoked."),
+            leases_renewed: counter(
+                "etcd_debugging_lease_renewed_total",
+                "Renewals made by this member as the leader.",
+            ),
+            leases_expired: counter("etcd_debugging_server_lease_expired_total", "Leases that expired."),
+            lease_ttl_secs: register(&registry, Histogram::with_opts(lease_ttl)),
             ranges: counter("etcd_mvcc_range_total", "Ranges answered by this member."),
             current_revision: gauge("etcd_debugging_mvcc_current_revision", "The store's revision."),
             compact_revision: gauge("etcd_debugging_mvcc_compact_revision", "The last compacted revision."),

@@ -2,14 +2,15 @@
 //!
 //! Raft's messages have their streams (`quorate_raft::transport`). What members ask each other beside that, seldom and one
 //! thing at a time, is plain HTTP on the same port: who is in the cluster, which version somebody runs, the hash of its keys,
-//! a promotion that only the leader can make. Each question dials, asks, reads the whole answer and hangs up.
+//! a promotion that only the leader can make. Each question dials, asks, reads the whole answer and hangs up ([`call`]); who asks
+//! often keeps the line open ([`Line`]).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::HOST;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use quorate_raft::transport::{CallError, Connection, PeerUrl, RequestBody};
 use quorate_runtime::{Rt, clock};
@@ -56,7 +57,11 @@ pub async fn call(
     body: Bytes,
     limit: Duration,
 ) -> Result<(StatusCode, HeaderMap, Bytes), PeerHttpError> {
-    let asking = ask(rt, url, &method, path, headers, body, limit);
+    let asking = async {
+        // A path that nobody can be asked for need not be dialed for.
+        let path: Uri = path.parse()?;
+        Line::dial(rt, url, limit).await?.ask(&method, &path, headers, body).await
+    };
     let result = clock::timeout(&**rt, limit, asking).await;
     result.unwrap_or(Err(Cause::Call(CallError::Timeout(limit)))).map_err(|cause| PeerHttpError {
         method,
@@ -66,35 +71,54 @@ pub async fn call(
     })
 }
 
-async fn ask(
-    rt: &Rt,
-    url: &str,
-    method: &Method,
-    path: &str,
-    headers: HeaderMap,
-    body: Bytes,
-    limit: Duration,
-) -> Result<(StatusCode, HeaderMap, Bytes), Cause> {
-    let url = Arc::new(PeerUrl::parse(url).map_err(CallError::Unusable)?);
-    let body = if body.is_empty() { RequestBody::Empty } else { RequestBody::Whole(body) };
-    let mut request = Request::new(body);
-    *request.method_mut() = method.clone();
-    *request.uri_mut() = path.parse()?;
-    *request.headers_mut() = headers;
-    request.headers_mut().insert(HOST, url.host_header());
-    let mut connection = Connection::dial(rt, url, limit).await?;
-    let (head, mut body) = connection.call_patiently(request).await?.into_parts();
-    let reading = async {
-        let mut answer = BytesMut::new();
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(CallError::Http)?.into_data() else { continue };
-            if answer.len() + data.len() > ANSWER_BYTES_MAX {
-                return Err(Cause::AnswerTooLong);
+/// A connection to a peer port, for one question after another.
+pub struct Line {
+    connection: Connection,
+}
+
+impl Line {
+    /// Dials the peer URL `url`, for at most `limit`.
+    pub async fn dial(rt: &Rt, url: &str, limit: Duration) -> Result<Self, Cause> {
+        let url = Arc::new(PeerUrl::parse(url).map_err(CallError::Unusable)?);
+        Ok(Self { connection: Connection::dial(rt, url, limit).await? })
+    }
+
+    /// Where to.
+    pub fn url(&self) -> &str {
+        self.connection.url().as_str()
+    }
+
+    /// True if another question can be asked; waits for what is left of the last one.
+    pub async fn ready(&mut self) -> bool {
+        self.connection.ready().await
+    }
+
+    /// Asks, and reads the whole answer.
+    pub async fn ask(
+        &mut self,
+        method: &Method,
+        path: &Uri,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), Cause> {
+        let mut request = Request::new(if body.is_empty() { RequestBody::Empty } else { RequestBody::Whole(body) });
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = path.clone();
+        *request.headers_mut() = headers;
+        request.headers_mut().insert(HOST, self.connection.url().host_header());
+        let (head, mut body) = self.connection.call_patiently(request).await?.into_parts();
+        let reading = async {
+            let mut answer = BytesMut::new();
+            while let Some(frame) = body.frame().await {
+                let Ok(data) = frame.map_err(CallError::Http)?.into_data() else { continue };
+                if answer.len() + data.len() > ANSWER_BYTES_MAX {
+                    return Err(Cause::AnswerTooLong);
+                }
+                answer.extend_from_slice(&data);
             }
-            answer.extend_from_slice(&data);
-        }
-        Ok(answer.freeze())
-    };
-    let answer = connection.drive(reading).await?;
-    Ok((head.status, head.headers, answer))
+            Ok(answer.freeze())
+        };
+        let answer = self.connection.drive(reading).await?;
+        Ok((head.status, head.headers, answer))
+    }
 }

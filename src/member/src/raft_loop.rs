@@ -41,6 +41,7 @@ use crate::log_write::{self, LastWrite, Log, NextWrite, WriteDone};
 use crate::metrics::Metrics;
 use crate::peers::{PeerReport, SnapshotSender};
 use crate::shared::{FromApply, Proposal, Published, RaftQuestion, StopReason, Stopping, ToApply};
+use crate::testify::testify;
 
 /// A write of one entry is made on the spot, without the hand-over to the log's thread and back, if the last one took no
 /// longer: with a single client there is nothing else to do meanwhile.
@@ -474,7 +475,8 @@ impl Running {
         self.node.shrink_to(self.limits.log_memory_bytes, index);
         if self.snapshots_under_way == 0 && self.rt.mono_now() >= self.keep_entries_until {
             let keep_from = LogIndex(index.0.saturating_sub(self.limits.catchup_entries));
-            self.node.release_to(keep_from.min(self.marked));
+            let needed_from = if bug!("log-marked-past-the-database") { index } else { self.marked };
+            self.node.release_to(keep_from.min(needed_from));
         }
         if index.0 < self.marked.0 + self.limits.snapshot_count {
             return;
@@ -519,6 +521,7 @@ impl Running {
 
     /// Proposes all that Raft takes now; the rest stays held.
     fn propose_held(&mut self) {
+        self.held.refuse_other_terms(self.node.leads_in());
         if !self.node.takes_proposals() {
             return;
         }
@@ -762,23 +765,12 @@ impl Running {
         self.published.is_learner.store(status.is_learner, Ordering::Release);
         self.published.term.store(status.term.0, Ordering::Release);
         self.published.leader.store(status.leader.map_or(0, |id| id.0), Ordering::Release);
+        self.published.leads_in.store(if status.is_leader { status.term.0 } else { 0 }, Ordering::Release);
         self.published.committed.store(status.committed.0, Ordering::Release);
         self.metrics.has_leader.set(i64::from(status.leader.is_some()));
         self.metrics.is_leader.set(i64::from(status.is_leader));
         self.metrics.is_learner.set(i64::from(status.is_learner));
         self.metrics.proposals_committed.set(status.committed.0 as i64);
-    }
-}
-
-/// Tells what this member must still know after a crash once the message is out.
-fn testify(message: &raftpb::Message) {
-    use raftpb::MessageType;
-    let (own, term) = (message.from(), message.term());
-    match message.r#type() {
-        MessageType::MsgVote => witness::votes(own, term, own),
-        MessageType::MsgVoteResp if !message.reject() => witness::votes(own, term, message.to()),
-        MessageType::MsgAppResp if !message.reject() => witness::confirms(own, term, message.index()),
-        _ => {}
     }
 }
 

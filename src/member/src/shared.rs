@@ -12,7 +12,9 @@ use quorate_raft::node::{Committed, PeerProgress};
 use quorate_runtime::clock::MonoTime;
 use quorate_runtime::sync::{oneshot, watch};
 use quorate_store::Response;
-use quorate_types::{Error, LogIndex, MemberId, Term};
+use quorate_types::{Error, LeaseId, LogIndex, MemberId, Term};
+
+use crate::defragment;
 
 /// The answer to a proposal.
 pub type Reply = oneshot::Sender<Result<Response, Error>>;
@@ -22,6 +24,8 @@ pub type Reply = oneshot::Sender<Result<Response, Error>>;
 pub struct Waiter {
     pub request_id: u64,
     pub deadline: MonoTime,
+    /// It is proposed only if this member leads in this term, and answered with `NotLeader` if it does not.
+    pub only_in: Option<Term>,
     /// Where it waits.
     pub reactor: usize,
     pub reply: Reply,
@@ -50,6 +54,15 @@ pub enum RaftQuestion {
     Progress(oneshot::Sender<Vec<PeerProgress>>),
     /// Hand leadership to this member. Nothing happens unless this member leads.
     TransferLeader(MemberId),
+}
+
+/// What a handle asks of the apply loop.
+#[derive(Debug)]
+pub enum StateQuestion {
+    /// Which keys are on this lease now, in byte order?
+    LeaseKeys { id: LeaseId, reply: oneshot::Sender<Vec<Bytes>> },
+    /// Copy the database into a new file, and say when that is done.
+    Defragment { reply: defragment::Reply },
 }
 
 /// From the raft loop to the apply loop, in order.
@@ -108,6 +121,8 @@ pub struct Published {
     pub term: AtomicU64,
     /// 0 if none is known.
     pub leader: AtomicU64,
+    /// The term in which this member leads; 0 if it does not. One fact, unlike `term` and `leader` together.
+    pub leads_in: AtomicU64,
     pub committed: AtomicU64,
     pub applied: AtomicU64,
     pub is_learner: AtomicBool,
@@ -123,6 +138,12 @@ impl Published {
     /// Wakes whoever watches over the cluster's version.
     pub fn tell_version_news(&self) {
         self.version_news.send_modify(|count| *count += 1);
+    }
+
+    /// The term in which this member leads, as far as it knows.
+    pub fn leads_in(&self) -> Option<Term> {
+        let term = self.leads_in.load(Ordering::Acquire);
+        (term != 0).then_some(Term(term))
     }
 
     pub fn status(&self) -> RaftStatus {

@@ -38,6 +38,11 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// A member that comes back is compared with the others before it takes part.
 const INITIAL_CORRUPT_CHECK: &str = "InitialCorruptCheck";
+const LEASE_CHECKPOINT: &str = "LeaseCheckpoint";
+/// As in etcd 3.7 checkpoints are always stored.
+const LEASE_CHECKPOINT_PERSIST: &str = "LeaseCheckpointPersist";
+/// Time between two checkpoints of a lease (etcd `server/lease/lessor.go`).
+const LEASE_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// Members compare what compactions have left.
 const COMPACT_HASH_CHECK: &str = "CompactHashCheck";
 
@@ -114,6 +119,7 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
     if has_gate(settings, COMPACT_HASH_CHECK) {
         member.compact_hash_check_time = settings.duration("compact-hash-check-time").positive();
     }
+    member.lease_checkpoint_interval = has_gate(settings, LEASE_CHECKPOINT).then_some(LEASE_CHECKPOINT_INTERVAL);
     member.unsafe_no_fsync = settings.bool("unsafe-no-fsync");
     if let Some(interval) = settings.duration("backend-batch-interval").positive() {
         member.flush_interval = interval;
@@ -208,6 +214,11 @@ fn check(settings: &Settings) -> Result<(), String> {
         "" => return Err("undefined auto-compaction-mode".into()),
         other => return Err(format!("unknown auto-compaction-mode {}", Quoted(other))),
     }
+    if has_gate(settings, LEASE_CHECKPOINT_PERSIST) && !has_gate(settings, LEASE_CHECKPOINT) {
+        return Err(format!(
+            "enabling feature gate {LEASE_CHECKPOINT_PERSIST} requires enabling feature gate {LEASE_CHECKPOINT}"
+        ));
+    }
     let hash_check = settings.duration("compact-hash-check-time");
     if hash_check.positive().is_none() {
         return Err(format!("--compact-hash-check-time must be >0 (set to {hash_check})"));
@@ -239,9 +250,8 @@ fn refuse_missing(settings: &Settings) -> Result<(), String> {
             wanted.entry(what).or_default().push(format!("--{}", flag.name));
         }
     }
-    for (gate, on) in
-        settings.gates().iter().filter(|(gate, _)| ![INITIAL_CORRUPT_CHECK, COMPACT_HASH_CHECK].contains(gate))
-    {
+    let known = [INITIAL_CORRUPT_CHECK, COMPACT_HASH_CHECK, LEASE_CHECKPOINT, LEASE_CHECKPOINT_PERSIST];
+    for (gate, on) in settings.gates().iter().filter(|(gate, _)| !known.contains(gate)) {
         wanted.entry("what these gates switch").or_default().push(format!("--feature-gates={gate}={on}"));
     }
     for (flag, urls) in ["listen-peer-urls", "listen-client-urls"].map(|flag| (flag, settings.urls(flag))) {
@@ -571,7 +581,11 @@ mod tests {
              (--auto-compaction-retention), discovery (--discovery-srv): start without these settings"
         );
         assert!(refused(&["--listen-peer-urls=https://127.0.0.1:1"]).contains("--listen-peer-urls with https"));
-        assert!(refused(&["--feature-gates=LeaseCheckpoint=true"]).contains("--feature-gates"));
+        assert!(refused(&["--feature-gates=PriorityRequest=true"]).contains("--feature-gates"));
+        assert_eq!(
+            refused(&["--feature-gates=LeaseCheckpointPersist=true"]),
+            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint"
+        );
         assert!(refused(&["--config-file=x"]).contains("--config-file"));
     }
 
@@ -582,6 +596,7 @@ mod tests {
             &["--auto-compaction-retention=0", "--auto-compaction-mode=revision", "--tls-min-version=TLS1.2"],
             &["--initial-cluster-state=new", "--feature-gates=FastLeaseKeepAlive=true", "--corrupt-check-time=0"],
             &["--feature-gates=InitialCorruptCheck=true,CompactHashCheck=true", "--corrupt-check-time=1m"],
+            &["--feature-gates=LeaseCheckpoint=true,LeaseCheckpointPersist=true"],
             &["--max-wals=9", "--snapshot", "--v2-deprecation=gone", "--strict-reconfig-check=false"],
         ] {
             assert!(config(line).is_ok(), "{line:?}: {:?}", config(line).err());

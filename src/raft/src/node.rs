@@ -595,6 +595,12 @@ impl Node {
         }
     }
 
+    /// The term in which it leads.
+    pub fn leads_in(&self) -> Option<Term> {
+        let raft = &self.raw.raft;
+        (raft.state == StateRole::Leader).then_some(Term(raft.term))
+    }
+
     /// [`NodeStatus::takes_proposals`] alone.
     pub fn takes_proposals(&self) -> bool {
         let raft = &self.raw.raft;

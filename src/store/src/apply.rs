@@ -12,12 +12,13 @@ use quorate_proto::etcdserverpb::{
     AlarmResponse, AlarmType, CompactionResponse, DeleteRangeResponse, InternalRaftRequest, LeaseGrantResponse,
     LeaseRevokeResponse, PutResponse, TxnResponse,
 };
+use quorate_proto::membershippb::DowngradeInfoSetRequest;
 use quorate_proto::raftpb::{ConfChange, ConfState};
 use quorate_types::{Error, LeaseId, Revision};
 
 use crate::StoreOptions;
 use crate::error::StoreError;
-use crate::membership::Member;
+use crate::membership::{Downgrade, Member};
 use crate::mvcc::range::header;
 use crate::mvcc::txn::{self, Execution, Path};
 use crate::mvcc::write::{Delete, SLICE_ROWS, Writes, check_put};
@@ -248,6 +249,9 @@ fn start_request(
         Arc::make_mut(&mut state.membership).set_attributes(&attributes).map(|()| Response::Empty)
     } else if let Some(version) = request.cluster_version_set {
         Arc::make_mut(&mut state.membership).set_cluster_version(&version.ver).map(|()| Response::Empty)
+    } else if let Some(DowngradeInfoSetRequest { enabled, ver }) = request.downgrade_info_set {
+        let downgrade = Downgrade { target_version: ver, enabled };
+        Arc::make_mut(&mut state.membership).set_downgrade(downgrade).map(|()| Response::Empty)
     } else {
         without_handler(&request)
     };

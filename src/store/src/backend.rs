@@ -12,6 +12,7 @@ use redb::{Builder, Database, StorageBackend};
 use crate::error::{FileName, StoreError, guarded};
 
 /// How to open the file.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct BackendOptions {
     /// Memory that the database may use for pages.
     pub(crate) cache_bytes: usize,
@@ -55,6 +56,12 @@ impl OpenDatabase {
     /// What a reader holds for as long as it reads.
     pub(crate) fn reader_token(&self) -> Arc<()> {
         Arc::clone(&self.readers)
+    }
+
+    /// The file was renamed.
+    pub(crate) fn named(mut self, file: FileName) -> Self {
+        self.file = file;
+        self
     }
 
     /// Somebody holds a token.

@@ -11,11 +11,13 @@
 
 use quorate_proto::etcdserverpb::AlarmResponse;
 use quorate_proto::raftpb::ConfState;
+use quorate_runtime::disk::{Disk, File};
 use quorate_types::LeaseId;
 use redb::{Database, Table, WriteTransaction};
 
 use crate::alarm::Alarms;
 use crate::backend::OpenDatabase;
+use crate::defragment::{Copied, Copying};
 use crate::error::{FileName, StoreError, guarded};
 use crate::format::{self, StateRecord};
 use crate::hash_kv::{CompactionHash, Hashing};
@@ -49,6 +51,12 @@ pub(crate) enum Work {
     },
     /// A slice of a hash, before anything is deleted: reads only.
     Hash(Box<Hashing>),
+    /// A slice of a copy.
+    Copy {
+        copying: Box<Copying>,
+        /// What the file says now.
+        record: StateRecord,
+    },
 }
 
 /// Everything that one flush writes.
@@ -77,6 +85,12 @@ pub(crate) enum Done {
         hashing: Box<Hashing>,
         hash: Option<CompactionHash>,
     },
+    /// There is more to copy.
+    Copied(Box<Copying>),
+    /// The copy was given up; all is as before.
+    NotCopied(StoreError),
+    /// A copy has taken the database's place.
+    Replaced(Box<Replacement>),
 }
 
 /// A job that is durable.
@@ -86,6 +100,17 @@ pub(crate) struct Committed {
     /// The table of rows as the file has it now.
     pub(crate) durable: Durable,
     pub(crate) kind: CommittedKind,
+}
+
+/// A copy that is the database now.
+pub(crate) struct Replacement {
+    pub(crate) database: OpenDatabase,
+    /// What it says.
+    pub(crate) record: StateRecord,
+    /// Its table of rows.
+    pub(crate) durable: Durable,
+    /// The file that was the database before; it has no name any more.
+    pub(crate) old_file: Box<dyn File>,
 }
 
 pub(crate) enum CommittedKind {
@@ -100,17 +125,17 @@ pub(crate) enum CommittedKind {
 }
 
 impl Job {
-    /// The length of the rows that it writes; `None` if it only reads.
+    /// The length of the rows that it writes to the database; `None` if it only reads that.
     pub fn writes_row_bytes(&self) -> Option<u64> {
         match &self.work {
             Work::Flush(flush) => Some(flush.row_bytes),
             Work::Compact { .. } => Some(0),
-            Work::Hash(_) => None,
+            Work::Hash(_) | Work::Copy { .. } => None,
         }
     }
 
-    /// Writes and commits. Blocks on the disk.
-    pub fn run(self) -> JobOutcome {
+    /// Writes and commits. Blocks on the disk, which is `disk`.
+    pub fn run(self, disk: &(dyn Disk + '_)) -> JobOutcome {
         let Self { database, cache, file, work } = self;
         let result = guarded(&file, "writing", || {
             let (record, kind) = match work {
@@ -125,6 +150,16 @@ impl Job {
                 Work::Hash(mut hashing) => {
                     let hash = hashing.step(HASH_SLICE_BYTES)?;
                     return Ok(Done::Hashed { hashing, hash });
+                }
+                Work::Copy { copying, record } => {
+                    return match copying.step(disk, &database, &file, record)? {
+                        Copied::Part(copying) => Ok(Done::Copied(copying)),
+                        Copied::GivenUp(error) => Ok(Done::NotCopied(error)),
+                        Copied::All { database, record, old_file } => {
+                            let durable = Durable::begin(&database, &cache, &file, &record)?;
+                            Ok(Done::Replaced(Box::new(Replacement { database, record, durable, old_file })))
+                        }
+                    };
                 }
             };
             let durable = Durable::begin(&database, &cache, &file, &record)?;

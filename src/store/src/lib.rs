@@ -24,12 +24,14 @@
 //! | `hash_kv` | etcd's hash over rows, by which members find out that they differ |
 //! | `snapshot` | the whole state as etcd's snapshot file, and back |
 //! | `flush` `open` `format` `backend` | writing and reading the file |
+//! | `defragment` | the same in a new file, without what was given back |
 //!
 //! There is no clock, no thread and no network here; the only I/O is the database's, through the runtime's disk.
 
 mod alarm;
 mod apply;
 mod backend;
+mod defragment;
 mod error;
 mod flush;
 mod format;
@@ -61,5 +63,5 @@ pub use lease::Grant;
 pub use membership::{Member, Membership};
 pub use mvcc::txn::is_read_only;
 pub use snapshot::{Imported, SnapshotExport, SnapshotSource, import_snapshot};
-pub use store::{Finished, Retired, Store, StoreOptions};
+pub use store::{Defragmented, Finished, Retired, Store, StoreOptions};
 pub use view::{Reader, View};

@@ -43,6 +43,16 @@ struct ChangeContext {
     is_promote: bool,
 }
 
+/// What was asked for last about going down to an older version, as etcd stores it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Downgrade {
+    /// `major.minor.patch`; empty unless it is enabled.
+    #[serde(rename = "target-version", default)]
+    pub(crate) target_version: String,
+    #[serde(default)]
+    pub(crate) enabled: bool,
+}
+
 /// All of it, shared with readers as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
@@ -52,6 +62,9 @@ pub struct Membership {
     #[serde(with = "member_ids")]
     removed: Vec<MemberId>,
     cluster_version: Option<String>,
+    /// `None` if nobody has ever asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    downgrade: Option<Downgrade>,
 }
 
 /// What a configuration change asks for, once its context is understood.
@@ -93,7 +106,7 @@ impl Membership {
     pub(crate) fn restore(mut members: Vec<Member>, mut removed: Vec<MemberId>) -> Self {
         members.sort_unstable_by_key(|member| member.id);
         removed.sort_unstable();
-        let membership = Self { members, removed, cluster_version: None };
+        let membership = Self { members, removed, cluster_version: None, downgrade: None };
         assert!(membership.is_consistent(), "an id came twice");
         membership
     }
@@ -114,6 +127,10 @@ impl Membership {
 
     pub(crate) fn cluster_version(&self) -> Option<&str> {
         self.cluster_version.as_deref()
+    }
+
+    pub(crate) fn downgrade(&self) -> Option<&Downgrade> {
+        self.downgrade.as_ref()
     }
 
     fn place(&self, id: MemberId) -> Result<usize, usize> {
@@ -208,13 +225,28 @@ impl Membership {
 
     /// All members speak this version, `major.minor.patch`. Whether it may go down is the proposer's business.
     pub(crate) fn set_cluster_version(&mut self, version: &str) -> Result<(), Error> {
-        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-        if version.split('.').count() != 3 || !version.split('.').all(is_number) {
-            return Err(Error::WrongDowngradeVersionFormat);
-        }
+        check_version(version)?;
         self.cluster_version = Some(version.to_owned());
         Ok(())
     }
+
+    /// The cluster shall speak an older version, or shall not any more.
+    pub(crate) fn set_downgrade(&mut self, downgrade: Downgrade) -> Result<(), Error> {
+        let Downgrade { target_version, enabled } = downgrade;
+        self.downgrade = Some(if enabled {
+            check_version(&target_version)?;
+            Downgrade { target_version, enabled }
+        } else {
+            Downgrade::default()
+        });
+        Ok(())
+    }
+}
+
+fn check_version(version: &str) -> Result<(), Error> {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_version = version.split('.').count() == 3 && version.split('.').all(is_number);
+    if is_version { Ok(()) } else { Err(Error::WrongDowngradeVersionFormat) }
 }
 
 fn is_false(value: &bool) -> bool {

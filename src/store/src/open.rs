@@ -22,6 +22,7 @@ use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableT
 use crate::StoreOptions;
 use crate::alarm::Alarms;
 use crate::backend::{BackendOptions, OpenDatabase, open_database};
+use crate::defragment;
 use crate::error::{FileName, StoreError, guarded};
 use crate::flush;
 use crate::format::{self, FORMAT, StateRecord};
@@ -47,7 +48,7 @@ fn row_cache_bytes(options: &StoreOptions) -> usize {
     options.cache_bytes / 4 * 3
 }
 
-fn backend_options(options: &StoreOptions) -> BackendOptions {
+pub(crate) fn backend_options(options: &StoreOptions) -> BackendOptions {
     BackendOptions {
         cache_bytes: options.cache_bytes - row_cache_bytes(options),
         unsafe_no_fsync: options.unsafe_no_fsync,
@@ -107,6 +108,7 @@ pub(crate) fn create_with<T>(
 /// Reads a database back.
 pub(crate) fn open(disk: &(dyn Disk + '_), path: &Path, options: &StoreOptions) -> Result<Opened, StoreError> {
     let file: FileName = path.into();
+    defragment::remove_left_over(disk, path)?;
     guarded(path, "opening the database", || {
         let database = open_database(disk, path, OpenMode::ReadWrite, &backend_options(options))?;
         let transaction =

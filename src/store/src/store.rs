@@ -4,16 +4,18 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use quorate_proto::raftpb;
 use quorate_runtime::clock::MonoTime;
-use quorate_runtime::disk::Disk;
+use quorate_runtime::disk::{Disk, File};
 use quorate_runtime::{Rt, bug};
-use quorate_types::{Error, LogIndex, Revision, Term};
+use quorate_types::{Error, LeaseId, LogIndex, Revision, Term};
 
 use crate::apply::{self, Command, Long, Progress, Start};
 use crate::backend::OpenDatabase;
+use crate::defragment::Copying;
 use crate::error::{FileName, StoreError};
-use crate::flush::{Committed, CommittedKind, Done, Flush, Job, JobOutcome, Work};
+use crate::flush::{Committed, CommittedKind, Done, Flush, Job, JobOutcome, Replacement, Work};
 use crate::format::StateRecord;
 use crate::hash_kv::{Asker, CompactionHash, Hashing};
 use crate::membership::Membership;
@@ -40,6 +42,8 @@ pub struct StoreOptions {
     pub compaction_batch_rows: usize,
     /// Time from the end of one compaction job to the start of the next.
     pub compaction_interval: Duration,
+    /// Bytes of rows that one job of a defragmentation copies.
+    pub defragment_slice_bytes: u64,
     /// Learners that the cluster may have; equal on all members.
     pub max_learners: usize,
     /// The shortest lease, in seconds; equal on all members.
@@ -57,6 +61,7 @@ impl Default for StoreOptions {
             cache_bytes: 64 << 20,
             compaction_batch_rows: 1000,
             compaction_interval: Duration::from_millis(10),
+            defragment_slice_bytes: if cfg!(test) { 300 } else { 8 << 20 },
             max_learners: 1,
             lease_ttl_min_secs: 2,
             unsafe_no_fsync: false,
@@ -96,6 +101,14 @@ impl Retired {
     }
 }
 
+/// What a defragmentation has brought about.
+pub struct Defragmented {
+    /// The database before it, which older views still read.
+    pub retired: Retired,
+    /// Its file, which has no name any more.
+    pub old_file: Box<dyn File>,
+}
+
 /// Which jobs there are to do, and when.
 struct Jobs {
     out: Option<JobKind>,
@@ -107,12 +120,25 @@ struct Jobs {
     compaction: Option<Compaction>,
     /// The hash that comes before the compaction's first deletion.
     hashing: Option<Box<Hashing>>,
+    copy: Copy,
+}
+
+/// Where a defragmentation is.
+enum Copy {
+    /// Nobody wants one.
+    Unwanted,
+    Begun(Box<Copying>),
+    /// A slice is out.
+    Out,
+    /// Nobody has asked yet how it went.
+    Ended(Result<Defragmented, StoreError>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum JobKind {
     Flush,
     Compact,
+    Copy,
 }
 
 /// What a finished job has brought about.
@@ -166,6 +192,7 @@ impl Store {
                 compact_at: start,
                 compaction: None,
                 hashing: None,
+                copy: Copy::Unwanted,
             },
             poisoned: false,
         })
@@ -215,6 +242,11 @@ impl Store {
     /// The members after the last entry, to try changes on.
     pub fn membership(&self) -> Membership {
         Membership::clone(&self.published.lock().membership)
+    }
+
+    /// The keys on a lease after the last entry, in byte order; none, if there is no such lease.
+    pub fn lease_keys(&self, id: LeaseId) -> Vec<Bytes> {
+        self.published.lock().leases.keys(id).map(Bytes::copy_from_slice).collect()
     }
 
     /// Whether a change of members may be made; to be asked when its entry is reached, before raft makes it.
@@ -291,7 +323,7 @@ impl Store {
 
     /// When to call [`Store::take_job`] next. `None` while a job is out, an entry is under way, or there is nothing to do.
     pub fn next_job_at(&self) -> Option<MonoTime> {
-        [self.flush_due_at(), self.compaction_due_at()].into_iter().flatten().min()
+        [self.flush_due_at(), self.compaction_due_at(), self.copy_due_at()].into_iter().flatten().min()
     }
 
     fn may_begin_job(&self) -> bool {
@@ -310,23 +342,74 @@ impl Store {
     fn compaction_due_at(&self) -> Option<MonoTime> {
         // The scheduled mark is durable, and with it every row up to it.
         let unfinished = self.durable.compact_finished < self.durable.compact_scheduled;
-        (self.may_begin_job() && unfinished).then_some(self.jobs.compact_at)
+        // A copy has no room for what goes.
+        let may_delete = !matches!(self.jobs.copy, Copy::Begun(_));
+        (self.may_begin_job() && unfinished && may_delete).then_some(self.jobs.compact_at)
+    }
+
+    fn copy_due_at(&self) -> Option<MonoTime> {
+        (self.may_begin_job() && matches!(self.jobs.copy, Copy::Begun(_))).then_some(MonoTime::from_nanos(0))
+    }
+
+    /// Begins to defragment the database: the next jobs do it, one by one. What comes of it is told by
+    /// [`Store::defragmented`].
+    ///
+    /// # Panics
+    /// If one is under way.
+    pub fn defragment(&mut self) {
+        assert!(matches!(self.jobs.copy, Copy::Unwanted), "one defragmentation at a time");
+        self.jobs.copy = Copy::Begun(Box::new(Copying::new(
+            open::backend_options(&self.options),
+            self.options.defragment_slice_bytes,
+        )));
+    }
+
+    /// True from when one was asked for until somebody has asked what it came to.
+    pub fn is_defragmenting(&self) -> bool {
+        !matches!(self.jobs.copy, Copy::Unwanted)
+    }
+
+    /// What the defragmentation that was asked for has come to, once it has ended. An error says why it was given up; the
+    /// database is as it was.
+    pub fn defragmented(&mut self) -> Option<Result<Defragmented, StoreError>> {
+        match std::mem::replace(&mut self.jobs.copy, Copy::Unwanted) {
+            Copy::Ended(ended) => Some(ended),
+            going_on => {
+                self.jobs.copy = going_on;
+                None
+            }
+        }
+    }
+
+    /// Gives a defragmentation up. Its unfinished file stays until the store is opened again.
+    ///
+    /// # Panics
+    /// If a job is out.
+    pub fn give_up_defragmentation(&mut self) {
+        assert!(self.jobs.out.is_none(), "a job is out");
+        self.jobs.copy = Copy::Unwanted;
     }
 
     /// The job that is due, if any. Run it where blocking is allowed, then call [`Store::finish_job`].
     pub fn take_job(&mut self, now: MonoTime) -> Option<Job> {
         let is_due = |at: Option<MonoTime>| at.is_some_and(|at| at <= now);
-        let kind = match (is_due(self.flush_due_at()), is_due(self.compaction_due_at())) {
-            (false, false) => return None,
-            (true, false) => JobKind::Flush,
-            (false, true) => JobKind::Compact,
+        let other = if is_due(self.copy_due_at()) {
+            Some(JobKind::Copy)
+        } else {
+            is_due(self.compaction_due_at()).then_some(JobKind::Compact)
+        };
+        let kind = match (is_due(self.flush_due_at()), other) {
+            (false, None) => return None,
+            (true, None) => JobKind::Flush,
+            (false, Some(other)) => other,
             // In turns, so that neither starves the other.
-            (true, true) if self.jobs.last == JobKind::Flush => JobKind::Compact,
-            (true, true) => JobKind::Flush,
+            (true, Some(other)) if self.jobs.last == JobKind::Flush => other,
+            (true, Some(_)) => JobKind::Flush,
         };
         let work = match kind {
             JobKind::Flush => self.flush(),
             JobKind::Compact => self.compaction_slice(now)?,
+            JobKind::Copy => self.copy_slice(),
         };
         self.jobs.out = Some(kind);
         self.jobs.last = kind;
@@ -359,6 +442,13 @@ impl Store {
             alarms: state.alarms.clone(),
             leases: state.leases.take_dirty(),
         }))
+    }
+
+    fn copy_slice(&mut self) -> Work {
+        let Copy::Begun(copying) = std::mem::replace(&mut self.jobs.copy, Copy::Out) else {
+            unreachable!("only a copy that has begun is due")
+        };
+        Work::Copy { copying, record: self.durable }
     }
 
     fn compaction_slice(&mut self, now: MonoTime) -> Option<Work> {
@@ -422,6 +512,18 @@ impl Store {
                 }
                 Vec::new()
             }
+            Done::Copied(copying) => {
+                self.jobs.copy = Copy::Begun(copying);
+                Vec::new()
+            }
+            Done::NotCopied(error) => {
+                self.jobs.copy = Copy::Ended(Err(error));
+                Vec::new()
+            }
+            Done::Replaced(replacement) => {
+                self.finish_copy(*replacement);
+                Vec::new()
+            }
         };
         let state = self.published.lock();
         self.db_size_bytes.store(state.db_size_bytes(), Ordering::Relaxed);
@@ -465,6 +567,18 @@ impl Store {
         }
         self.durable = record;
         finished
+    }
+
+    /// Goes on with the copy. Rows that are pending are in neither file yet.
+    fn finish_copy(&mut self, replacement: Replacement) {
+        let Replacement { database, record, durable, old_file } = replacement;
+        let old = std::mem::replace(&mut self.database, Arc::new(database));
+        self.durable = record;
+        let mut state = self.published.lock();
+        state.rows.replace_durable(Arc::new(durable));
+        state.row_bytes_high = state.row_bytes;
+        drop(state);
+        self.jobs.copy = Copy::Ended(Ok(Defragmented { retired: Retired { database: old }, old_file }));
     }
 
     fn check_poison(&self) -> Result<(), StoreError> {

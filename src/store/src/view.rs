@@ -137,6 +137,12 @@ impl View {
         self.membership.cluster_version()
     }
 
+    /// The older version that the cluster shall speak, if it is being downgraded.
+    pub fn downgrade_target(&self) -> Option<&str> {
+        let downgrade = self.membership.downgrade().filter(|downgrade| downgrade.enabled)?;
+        Some(&downgrade.target_version)
+    }
+
     /// The alarms that stand, ordered by member and kind.
     pub fn alarms(&self) -> &[AlarmMember] {
         self.alarms.all()
@@ -169,6 +175,13 @@ impl View {
     /// The state as etcd's snapshot, in chunks: see [`SnapshotSource::export`]. This view lives for as long as that takes.
     pub fn snapshot(&self) -> Result<SnapshotExport, StoreError> {
         self.snapshot_source().export()
+    }
+
+    /// The hash of the whole state, as etcd computes it over its database file. Reads all rows: call it where blocking is
+    /// allowed.
+    pub fn hash(&self) -> Result<u32, ReadError> {
+        let SnapshotSource { small, rows } = self.snapshot_source();
+        Ok(snapshot::hash(&small, &rows)?)
     }
 
     /// The members as the JSON tree that etcd puts into a Raft snapshot's `data`; etcd 3.5 and 3.6 insist on it.

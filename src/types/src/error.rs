@@ -197,6 +197,8 @@ errors! {
     DeadlineExceeded, DeadlineExceeded, "etcdserver: context deadline exceeded";
     /// MoveLeader not done before client deadline.
     TimeoutLeaderTransfer, Unknown, "etcdserver: request timed out, leader transfer took too long";
+    /// Keepalive when leadership cannot be confirmed.
+    NotPrimary, Unknown, "not a primary lessor";
 }
 
 impl fmt::Display for Error {

@@ -146,7 +146,10 @@ impl Judge<'_> {
                 if left.is_empty() { Ok(()) } else { wrong(&format!("revoked, and it still has the keys {left:?}")) }
             }
             (LeaseRequest::TimeToLive(asked), LeaseAnswer::TimeToLive(answer)) => {
-                if asked.id != answer.id || answer.ttl < -1 || answer.ttl > answer.granted_ttl.max(-1) {
+                // A new leader gives each lease an election timeout more than was granted.
+                let extension_secs = self.evidence.election_timeout_ms.div_ceil(1000) as i64;
+                let ttl_max = (answer.granted_ttl + extension_secs).max(-1);
+                if asked.id != answer.id || !(-1..=ttl_max).contains(&answer.ttl) {
                     return wrong("an answer about another lease, or a TTL that cannot be");
                 }
                 if answer.ttl == -1 {
@@ -166,7 +169,11 @@ impl Judge<'_> {
                     let life = self.lives.get(id);
                     life.is_some_and(|life| life.grants.iter().any(|grant| grant.start <= call.end))
                 };
-                match answer.leases.iter().map(|lease| lease.id).find(|id| !known(id)) {
+                // Who left the choice to the server, and was not answered, does not know what it may have been granted.
+                let is_nameless =
+                    |grant: &&LeaseCall| grant.may_have_granted() && grant.lease().is_none() && grant.start <= call.end;
+                let nameless = self.evidence.leases.iter().filter(is_nameless).count();
+                match answer.leases.iter().map(|lease| lease.id).filter(|id| !known(id)).nth(nameless) {
                     Some(id) => wrong(&format!("nobody was granted lease {id}")),
                     None => Ok(()),
                 }

@@ -190,8 +190,11 @@ fn wrong_answers_are_reported() {
     must_say("another TTL than was granted", |story| {
         story.time_to_live(ONE, 5, 11, &["a"]);
     });
+    let mut extended = story();
+    extended.time_to_live(ONE, 10 + 1, 10, &[]);
+    assert_eq!(verdict(&extended.evidence()), Ok(()));
     must_say("a TTL that cannot be", |story| {
-        story.time_to_live(ONE, 11, 10, &[]);
+        story.time_to_live(ONE, 10 + 1 + 1, 10, &[]);
     });
     must_say("a TTL that cannot be", |story| {
         story.time_to_live(ONE, -12, 10, &[]);
@@ -227,6 +230,19 @@ fn wrong_answers_are_reported() {
 
 fn story_header() -> Option<pb::ResponseHeader> {
     Story::default().header()
+}
+
+#[test]
+fn who_was_not_answered_may_have_been_granted_one_lease() {
+    let listed = |ids: &[i64]| {
+        let mut story = story();
+        story.grant(0, 5);
+        story.leases.last_mut().unwrap().outcome = Outcome::Unknown;
+        story.list_leases(ids);
+        verdict(&story.evidence())
+    };
+    assert_eq!(listed(&[ONE, 5]), Ok(()));
+    assert!(listed(&[ONE, 5, 6]).unwrap_err().contains("nobody was granted lease 6"));
 }
 
 #[test]

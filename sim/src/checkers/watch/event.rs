@@ -70,7 +70,7 @@ impl Expected<'_> {
         may_be_compacted: impl Fn(i64) -> bool,
     ) -> Result<(), String> {
         let mut told: Vec<&Told> = told.iter().collect();
-        if !self.made.is_in_order() {
+        if !self.made.is_in_order {
             // The changes are known in the order of keys alone, each key once.
             told.sort_by(|left, right| left.row.key.cmp(&right.row.key));
         }

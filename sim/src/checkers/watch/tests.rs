@@ -338,6 +338,65 @@ fn a_compacted_watch_is_cancelled_only_if_it_needs_what_is_gone() {
     assert_eq!(verdict(&evidence, watch), Ok(()));
 }
 
+/// The branch of a transaction that puts `key` and then deletes it, which nesting makes possible.
+fn put_and_deleted(key: &str, value: &str) -> Vec<pb::RequestOp> {
+    let delete = pb::DeleteRangeRequest { key: key.to_owned().into(), ..Default::default() };
+    let delete = pb::RequestOp { request: Some(pb::request_op::Request::RequestDeleteRange(delete)) };
+    let nested = |success| {
+        let txn = pb::TxnRequest { success, ..Default::default() };
+        pb::RequestOp { request: Some(pb::request_op::Request::RequestTxn(txn)) }
+    };
+    vec![nested(vec![put_op(key, value)]), nested(vec![delete])]
+}
+
+#[test]
+fn a_key_that_changes_twice_in_a_revision_is_told_of_twice_also_if_the_answer_never_came() {
+    for answered in [true, false] {
+        let mut story = story();
+        let success = [put_and_deleted("n", "t/0"), put_and_deleted("b", "t/1"), vec![put_op("c", "t/2")]].concat();
+        story.put("b", "5").call(Request::Txn(pb::TxnRequest { success, ..Default::default() }));
+        if !answered {
+            story.forget_last();
+        }
+        let evidence = story.read_all().evidence();
+        let watch = told(&evidence, everything());
+        let events = &watch.responses.last().unwrap().1.events;
+        assert_eq!(events.iter().map(|event| event.r#type).collect::<Vec<_>>(), [0, 1, 0, 1, 0]);
+        assert_eq!(verdict(&evidence, watch.clone()), Ok(()));
+        for event in 0..5 {
+            let mut less = watch.clone();
+            less.responses.last_mut().unwrap().1.events.remove(event);
+            assert!(verdict(&evidence, less).unwrap_err().contains("told of 4 changes"));
+        }
+        let mut swapped = watch;
+        swapped.responses.last_mut().unwrap().1.events.swap(0, 1);
+        assert!(verdict(&evidence, swapped).unwrap_err().contains("told Told"));
+    }
+}
+
+#[test]
+fn of_two_possible_orders_the_one_that_was_told_is_right() {
+    let mut story = story();
+    story.put("b", "5").put("c", "6");
+    let alone = pb::DeleteRangeRequest { key: "b".into(), ..Default::default() };
+    let success = put_and_deleted("b", "t/0");
+    // Both asked to delete b, one of them in a roundabout way; one of the two has done it, and nobody heard which.
+    story.call(Request::Txn(pb::TxnRequest { success, ..Default::default() })).forget_last();
+    let by_txn = story.evidence();
+    let mut asked = by_txn.clone();
+    let mut other = by_txn.operations.last().unwrap().clone();
+    other.request = Request::Delete(alone);
+    asked.operations.push(other);
+    for told_events in [1, 2] {
+        let mut watch = told(&by_txn, everything());
+        let (at, last) = watch.responses.last_mut().unwrap();
+        *at = SimTime::from_nanos(1_000_000_000);
+        last.events.drain(..2 - told_events);
+        assert_eq!(verdict(&asked, watch.clone()), Ok(()), "{told_events}");
+        assert_eq!(verdict(&by_txn, watch).is_ok(), told_events == 2);
+    }
+}
+
 #[test]
 fn what_must_be_refused_is_refused() {
     let evidence = story().evidence();

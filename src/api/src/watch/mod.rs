@@ -34,7 +34,7 @@ use self::encode::{Encoder, Identity};
 use crate::body::{Chunk, Messages};
 use crate::errors::status;
 use crate::leader_watch::LeaderLost;
-use crate::service::{Api, Incoming};
+use crate::service::{Api, Incoming, end_of_stream};
 
 /// Requests that are read between two answers, while answers wait.
 const REQUESTS_PER_TURN: usize = 16;
@@ -52,7 +52,7 @@ impl Api {
         let call = Call {
             watches: self.member.open_watch_stream(),
             progress: Progress::begin(&self),
-            end: end(&self, leader_lost),
+            end: end_of_stream(&self, leader_lost),
             encoder: Encoder::new(self.message_bytes_max),
             taken: Vec::new(),
             is_asking: true,
@@ -101,19 +101,6 @@ impl Progress {
         self.at = self.at.max(api.rt.mono_now()) + self.interval;
         self.timer = api.rt.sleep_until(self.at);
     }
-}
-
-/// Why the server ends a call, when it does.
-fn end(api: &Arc<Api>, mut leader_lost: LeaderLost) -> BoxFuture<'static, Error> {
-    let api = Arc::clone(api);
-    Box::pin(async move {
-        select! {
-            biased;
-            () = api.draining() => Error::Stopped,
-            () = api.member.stopping() => Error::Stopped,
-            () = leader_lost.told() => Error::NoLeader,
-        }
-    })
 }
 
 impl<B> Call<B>

@@ -351,6 +351,7 @@ pub fn store_options(config: &MemberConfig) -> StoreOptions {
         cache_bytes: config.cache_bytes,
         compaction_batch_rows: config.compaction_batch_rows,
         compaction_interval: config.compaction_interval,
+        defragment_slice_bytes: config.defragment_slice_bytes,
         max_learners: config.max_learners,
         lease_ttl_min_secs: config.lease_ttl_min_secs(),
         unsafe_no_fsync: config.unsafe_no_fsync,

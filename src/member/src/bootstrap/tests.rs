@@ -169,11 +169,11 @@ fn apply(booted: &mut Booted, entry: Committed) {
 }
 
 /// Everything applied goes to disk.
-fn flush(store: &mut Store) {
+fn flush(disk: &TestDisk, store: &mut Store) {
     let late = MonoTime::from_nanos(1 << 60);
     while store.durable_index() < store.applied().0 {
         let job = store.take_job(late).expect("something is left to be flushed");
-        store.finish_job(job.run(), late).unwrap();
+        store.finish_job(job.run(&*disk.rt()), late).unwrap();
     }
 }
 
@@ -202,7 +202,7 @@ fn survivor(commit: u64, flushed: u64) -> (TestDisk, MemberId) {
             node(&booted, log)
         };
         run(&mut booted);
-        flush(&mut booted.store);
+        flush(&disk, &mut booted.store);
         assert_eq!(booted.store.durable_index(), LogIndex(flushed));
     }
     (disk, own)
@@ -333,7 +333,7 @@ fn what_the_database_holds_was_committed_whatever_the_hard_state_says() {
         let mut booted = boot_alone(&disk, &forced(3)).unwrap();
         assert_eq!(run(&mut booted), ["a", "b", "c"][..flushed as usize - 4]);
         assert_eq!((ids(&booted), booted.node.status().is_leader), (vec![own], true));
-        flush(&mut booted.store);
+        flush(&disk, &mut booted.store);
         drop(booted);
         let mut again = boot_alone(&disk, &config(3)).unwrap();
         assert_eq!(ids(&again), [own]);
@@ -443,7 +443,7 @@ fn a_removed_member_goes_on_neither_with_others_nor_alone() {
                 assert!(!is_flushed);
                 run(&mut booted);
                 assert!(!booted.node.status().is_member);
-                flush(&mut booted.store);
+                flush(&disk, &mut booted.store);
             }
             Err(error) => {
                 assert!(is_flushed);

@@ -155,7 +155,7 @@ impl Member {
         let request_id = self.inner.request_ids.next();
         let change =
             ConfChange { id: Some(request_id), r#type: Some(change_type as i32), node_id: Some(id.0), context };
-        match self.submit(request_id, Payload::ConfChange(Box::new(change))).await? {
+        match self.submit(request_id, None, Payload::ConfChange(Box::new(change))).await? {
             Response::Members(members) => {
                 tracing::info!(
                     local_member_id = %self.id(),

@@ -275,7 +275,8 @@ const FEATURES: &[Flag] = &[
     flag("bootstrap-defrag-threshold-megabytes", Uint, "0", "Defragment at start if that frees so much (0: never).")
         .missing("defragmentation"),
     flag("max-learners", Int, "1", "Most members without a vote."),
-    flag("downgrade-check-time", Duration, "5s", "Time between checks of a downgrade.").missing("downgrades"),
+    flag("downgrade-check-time", Duration, "5s", "Time between checks of a downgrade.")
+        .no_effect("the leader looks every four seconds"),
     flag("snapshot-catchup-entries", Uint, "5000", "Entries kept behind a snapshot for slow followers."),
 ];
 

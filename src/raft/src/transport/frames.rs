@@ -51,7 +51,7 @@ pub enum Refusal {
     Stopped,
 }
 
-/// Carries frames. Called on reactors; no call may block.
+/// Carries frames. Called on reactors, with the transport's list of peers locked: no call may block, or call the transport.
 pub trait Carrier: Send + Sync + 'static {
     /// Takes `frame` to the member that advertises `url`. Frames to one member arrive in order, or not at all.
     fn carry(&self, url: &PeerUrl, frame: Frame);

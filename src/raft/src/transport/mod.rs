@@ -261,8 +261,10 @@ impl Handle {
     fn start(core: &Arc<Core>, id: MemberId, urls: &[String]) -> Self {
         let handle =
             Self { peer: Arc::new(Peer::new(core.clone(), id, urls)), stop: watch::channel(false).0, is_member: false };
-        for _ in 0..if core.carrier.is_some() { 0 } else { pipeline::WORKERS } {
-            handle.spawn(pipeline::work(handle.peer.clone()));
+        if core.carrier.is_none() {
+            for _ in 0..pipeline::WORKERS {
+                handle.spawn(pipeline::work(handle.peer.clone()));
+            }
         }
         handle
     }

@@ -12,7 +12,7 @@ use quorate_types::{LeaseId, LogIndex, Term};
 
 use super::{
     ALARM, AUTH, AUTH_REVISION, AUTH_REVISION_FIRST, BUCKETS, CLUSTER, CLUSTER_VERSION, CONF_STATE, CONSISTENT_INDEX,
-    ConfStateJson, FINISHED_COMPACT, KEY, LEASE, MEMBERS, MEMBERS_REMOVED, META, REMOVED, SCHEDULED_COMPACT,
+    ConfStateJson, DOWNGRADE, FINISHED_COMPACT, KEY, LEASE, MEMBERS, MEMBERS_REMOVED, META, REMOVED, SCHEDULED_COMPACT,
     STORAGE_VERSION, SnapshotRowKey, TERM,
 };
 use crate::error::{FileName, StoreError};
@@ -167,7 +167,7 @@ impl SnapshotExport {
 
 impl SmallState {
     /// The pairs of a bucket, in order; none for the bucket of rows.
-    fn pairs(&self, bucket: &str, compact_finished: i64) -> Vec<(Vec<u8>, Vec<u8>)> {
+    pub(super) fn pairs(&self, bucket: &str, compact_finished: i64) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = match bucket {
             ALARM => self.alarms.iter().map(|alarm| (alarm.encode_to_vec(), Vec::new())).collect(),
             // Every etcd counts from here, also where auth was never used: one that began elsewhere would later refuse
@@ -175,7 +175,10 @@ impl SmallState {
             AUTH => vec![(AUTH_REVISION.into(), AUTH_REVISION_FIRST.to_be_bytes().into())],
             CLUSTER => {
                 let version = self.membership.cluster_version();
-                version.map(|version| (CLUSTER_VERSION.into(), version.into())).into_iter().collect()
+                let version = version.map(|version| (CLUSTER_VERSION.into(), version.into()));
+                let json = |downgrade| serde_json::to_vec(downgrade).expect("strings and flags become JSON");
+                let downgrade = self.membership.downgrade().map(|downgrade| (DOWNGRADE.into(), json(downgrade)));
+                [version, downgrade].into_iter().flatten().collect()
             }
             LEASE => {
                 let record = |(id, grant): &(LeaseId, Grant)| {

@@ -7,7 +7,6 @@
 //! What an etcd 3.7 may have in its file and is left out here, because nothing depends on it:
 //!
 //! - `storageVersion`: which etcd can read the file. Whatever it says, the rest is checked.
-//! - `downgrade`, if it says that none is going on.
 //! - `authEnabled` and `authRevision`, if they say that auth was never used.
 
 use std::path::Path;
@@ -22,7 +21,6 @@ use quorate_runtime::Rt;
 use quorate_runtime::disk::{Disk, OpenMode};
 use quorate_types::{LeaseId, LogIndex, MemberId, Revision, Term};
 use redb::{Database, WriteTransaction};
-use serde::Deserialize;
 
 use super::{
     ALARM, AUTH, AUTH_ENABLED, AUTH_REVISION, AUTH_REVISION_FIRST, AUTH_ROLES, AUTH_USERS, BUCKETS, CLUSTER,
@@ -35,7 +33,7 @@ use crate::error::{FileName, StoreError};
 use crate::flush;
 use crate::format::{ROW_OVERHEAD_BYTES, StateRecord};
 use crate::lease::{Grant, TTL_MAX_SECS};
-use crate::membership::{Member, Membership};
+use crate::membership::{Downgrade, Member, Membership};
 use crate::mvcc::encode::Fields;
 use crate::mvcc::revision::RowRevision;
 use crate::open;
@@ -147,13 +145,6 @@ struct Copied {
     bytes: u64,
     /// The largest revision.
     newest: i64,
-}
-
-/// etcd's record of a downgrade.
-#[derive(Deserialize)]
-struct Downgrade {
-    #[serde(default)]
-    enabled: bool,
 }
 
 fn u64_of(value: &[u8]) -> Option<u64> {
@@ -275,12 +266,7 @@ impl Snapshot<'_> {
                 Ok(DOWNGRADE) => {
                     let downgrade: Downgrade =
                         serde_json::from_slice(&value).map_err(|error| invalid(&error.to_string()))?;
-                    if downgrade.enabled {
-                        return Err(invalid(
-                            "the cluster is being downgraded, which this program does not support: \
-                                            finish that, or end it with `etcdctl downgrade cancel`",
-                        ));
-                    }
+                    membership.set_downgrade(downgrade).map_err(|_| invalid("not a version"))?;
                 }
                 _ => return Err(invalid("not one that etcd 3.7 has")),
             }

@@ -22,9 +22,11 @@
 //!   the member is about to do. Rows go through in two passes and are never in memory.
 //! - `import`: a new database, made beside the one in use and complete before it has its name. Whatever does not make sense
 //!   is refused and named.
+//! - `hash`: a number over all of it.
 //! - `v2`: the members once more, in the JSON that etcd puts beside the file.
 
 mod export;
+mod hash;
 mod import;
 mod v2;
 
@@ -33,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::export::SmallState;
 pub use self::export::{SnapshotExport, SnapshotSource};
+pub(crate) use self::hash::hash;
 #[cfg(test)]
 pub(crate) use self::import::import_on;
 pub use self::import::{Imported, import_snapshot};

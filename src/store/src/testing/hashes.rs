@@ -178,7 +178,7 @@ fn they_are_the_same_wherever_rows_are() {
         if writes % 3 == 0 {
             bench.now = bench.store.next_job_at().unwrap_or(bench.now).max(bench.now);
             if let Some(job) = bench.store.take_job(bench.now) {
-                bench.store.finish_job(job.run(), bench.now).expect("a healthy disk");
+                bench.store.finish_job(job.run(&bench.disk), bench.now).expect("a healthy disk");
             }
         }
     });

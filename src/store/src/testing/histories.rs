@@ -6,12 +6,15 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use quorate_proto::etcdserverpb::*;
+use quorate_runtime::clock::MonoTime;
 use quorate_types::{Error, LeaseId, LogIndex, Revision};
 
 use super::disk::Dice;
 use super::model::Model;
 use super::{Bench, FILE, entry};
-use crate::{Command, Finished, Job, Outcome, ReadError, Response, Store, StoreOptions, View, is_read_only};
+use crate::{
+    Command, Finished, Job, Outcome, ReadError, Response, Store, StoreError, StoreOptions, View, is_read_only,
+};
 
 /// One step of a history.
 #[derive(Clone, Debug)]
@@ -32,6 +35,8 @@ enum Step {
     /// Takes one job and does not finish it yet.
     TakeJob,
     FinishJob,
+    /// Begins to defragment, unless that is going on.
+    Defragment,
     Reopen,
     /// Cuts the power within the next job, or after it.
     Crash {
@@ -176,6 +181,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Jobs),
         2 => Just(Step::TakeJob),
         2 => Just(Step::FinishJob),
+        1 => Just(Step::Defragment),
         1 => Just(Step::Reopen),
         1 => (0..40u64, any::<u64>()).prop_map(|(after_operations, seed)| Step::Crash { after_operations, seed }),
     ]
@@ -258,8 +264,10 @@ impl History {
                 self.note(&finished);
                 self.publish();
                 // Nothing is left to delete now.
-                let in_use = self.bench().store.reader().view().db_size_in_use_bytes();
-                assert_eq!(in_use, 16 * 1024 + self.model.row_bytes());
+                let view = self.bench().store.reader().view();
+                assert_eq!(view.db_size_in_use_bytes(), 16 * 1024 + self.model.row_bytes());
+                assert!(view.db_size_bytes() >= view.db_size_in_use_bytes());
+                self.defragmented();
             }
             Step::TakeJob => {
                 if self.job.is_none()
@@ -271,6 +279,12 @@ impl History {
                 }
             }
             Step::FinishJob => self.finish_job(),
+            Step::Defragment => {
+                self.defragmented();
+                if !self.bench().store.is_defragmenting() {
+                    self.bench().store.defragment();
+                }
+            }
             Step::Reopen => {
                 self.finish_job();
                 self.held.clear();
@@ -303,9 +317,21 @@ impl History {
     fn finish_job(&mut self) {
         if let Some(job) = self.job.take() {
             let now = self.bench().now;
-            let finished = self.bench().store.finish_job(job.run(), now).expect("a healthy disk");
+            let finished = self.run_job(job, now).expect("a healthy disk");
             self.note(&finished);
         }
+    }
+
+    /// If a defragmentation has just ended, it went well.
+    fn defragmented(&mut self) {
+        if let Some(ended) = self.bench().store.defragmented() {
+            ended.expect("a healthy disk");
+        }
+    }
+
+    fn run_job(&mut self, job: Job, now: MonoTime) -> Result<Vec<Finished>, StoreError> {
+        let outcome = job.run(&self.bench().disk);
+        self.bench().store.finish_job(outcome, now)
     }
 
     fn note(&mut self, finished: &[Finished]) {
@@ -324,7 +350,7 @@ impl History {
         let mut failed = false;
         if let Some(job) = self.job.take() {
             let now = self.bench().now;
-            match self.bench().store.finish_job(job.run(), now) {
+            match self.run_job(job, now) {
                 Ok(some) => finished.extend(some),
                 Err(_) => failed = true,
             }

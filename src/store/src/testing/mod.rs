@@ -1,6 +1,7 @@
 //! Tests of the crate as a whole: golden scripts, random histories against a naive model, damage.
 
 mod damage;
+mod defragment;
 mod disk;
 mod golden;
 mod hashes;
@@ -59,7 +60,7 @@ impl Bench {
         while let Some(at) = self.store.next_job_at() {
             self.now = self.now.max(at);
             if let Some(job) = self.store.take_job(self.now) {
-                finished.extend(self.store.finish_job(job.run(), self.now)?);
+                finished.extend(self.store.finish_job(job.run(&self.disk), self.now)?);
             }
         }
         Ok(finished)

@@ -74,6 +74,7 @@ fn check_alike(copy: &View, original: &View) {
     assert_eq!(copy.members(), original.members());
     assert_eq!(copy.removed(), original.removed());
     assert_eq!(copy.cluster_version(), original.cluster_version());
+    assert_eq!(copy.downgrade_target(), original.downgrade_target());
     assert_eq!(copy.membership_v2_json(), original.membership_v2_json());
     assert_eq!(copy.conf_state().voters, original.conf_state().voters);
     assert_eq!(copy.conf_state().learners, original.conf_state().learners);
@@ -147,7 +148,7 @@ fn run(bench: &mut Bench, step: Step) {
             if let Some(at) = bench.store.next_job_at() {
                 bench.now = bench.now.max(at);
                 if let Some(job) = bench.store.take_job(bench.now) {
-                    bench.store.finish_job(job.run(), bench.now).expect("a healthy disk");
+                    bench.store.finish_job(job.run(&bench.disk), bench.now).expect("a healthy disk");
                 }
             }
             return;
@@ -399,9 +400,9 @@ fn what_no_cluster_would_send_is_refused_by_name() {
         ("key a: not marked as removed", Box::new(|all| set(all, "members_removed", b"a", b"no"))),
         ("key clusterVersion: not a version", Box::new(|all| set(all, "cluster", b"clusterVersion", b"new"))),
         (
-            "the cluster is being downgraded",
+            "bucket cluster: key downgrade: not a version",
             Box::new(|all| {
-                set(all, "cluster", b"downgrade", br#"{"target-version":"3.6.0","enabled":true}"#);
+                set(all, "cluster", b"downgrade", br#"{"target-version":"new","enabled":true}"#);
             }),
         ),
         ("bucket alarm: key odd: not an alarm", Box::new(|all| set(all, "alarm", &[8, 5], b"x"))),
@@ -467,12 +468,55 @@ fn what_no_cluster_would_send_is_refused_by_name() {
 fn what_depends_on_nothing_is_left_out() {
     let (imported, store) = changed(|all| {
         set(all, "meta", b"storageVersion", b"3.9.0");
-        set(all, "cluster", b"downgrade", br#"{"target-version":"","enabled":false}"#);
         set(all, "auth", b"authEnabled", &[0]);
     })
     .expect("harmless");
     assert_eq!((imported.index, imported.term), (LogIndex(12), Term(1)));
     check_alike(&store.reader().view(), &filled().store.reader().view());
+}
+
+#[test]
+fn a_downgrade_is_part_of_the_file_and_of_the_snapshot() {
+    let mut bench = filled();
+    let set = |bench: &mut Bench, enabled: bool, version: &str| {
+        let request = membershippb::DowngradeInfoSetRequest { enabled, ver: version.into() };
+        bench.apply(entry(|entry| entry.downgrade_info_set = Some(request))).result
+    };
+    assert_eq!(set(&mut bench, true, "older"), Err(quorate_types::Error::WrongDowngradeVersionFormat));
+    assert_eq!(bench.store.reader().view().downgrade_target(), None);
+    for (enabled, version, json) in [
+        (true, "3.6.0", r#"{"target-version":"3.6.0","enabled":true}"#),
+        (false, "", r#"{"target-version":"","enabled":false}"#),
+    ] {
+        assert_eq!(set(&mut bench, enabled, version), Ok(crate::Response::Empty));
+        let view = bench.store.reader().view();
+        assert_eq!(view.downgrade_target(), enabled.then_some(version));
+        let file = exported(&view);
+        let (_, cluster) = contents(&file).swap_remove(4);
+        assert_eq!(cluster[1], (b"downgrade".to_vec(), json.as_bytes().to_vec()));
+        let (_, store) = import(&MemoryDisk::default(), file).expect("a whole snapshot");
+        check_alike(&store.reader().view(), &view);
+        drop(view);
+        bench.run_jobs().expect("a healthy disk");
+        bench = bench.reopen().expect("an undamaged file");
+        assert_eq!(bench.store.reader().view().downgrade_target(), enabled.then_some(version));
+    }
+}
+
+#[test]
+fn the_hash_of_everything_is_over_the_file() {
+    let view = filled().store.reader().view();
+    let mut expected = 0;
+    for (name, pairs) in contents(&exported(&view)) {
+        expected = crc32c::crc32c_append(expected, &name);
+        for (key, value) in pairs {
+            let is_left_out = [&b"consistent_index"[..], b"term", b"storageVersion"].contains(&&key[..]);
+            if name != b"meta" || !is_left_out {
+                expected = crc32c::crc32c_append(crc32c::crc32c_append(expected, &key), &value);
+            }
+        }
+    }
+    assert_eq!(view.hash().expect("an undamaged store"), expected);
 }
 
 #[test]

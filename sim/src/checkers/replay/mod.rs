@@ -10,11 +10,15 @@
 //! deletes all keys of one lease, and nothing else, may also have been made by its end, once for each time that it was
 //! granted. And the lock service writes: a Lock puts its key, and deletes it if it fails; an Unlock deletes it.
 
+mod order;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use prost::Message;
+use bytes::Bytes;
+use prost::{DecodeError, Message};
 use quorate_proto::mvccpb::KeyValue;
 
+use self::order::Order;
 use super::Evidence;
 use crate::history::lease;
 use crate::history::lock::{LockCall, LockRequest};
@@ -37,8 +41,10 @@ pub(super) struct Replay<'a> {
 pub(super) struct Made<'a> {
     /// Who made it.
     pub(super) by: Maker<'a>,
-    /// What it changed, in order of the writes where an answer tells them, else in order of the keys.
+    /// What it changed.
     pub(super) changes: Changes,
+    /// The changes are in the order in which they were made; otherwise in that of the keys, each key once.
+    pub(super) is_in_order: bool,
 }
 
 /// Who made a revision.
@@ -72,11 +78,6 @@ impl Made<'_> {
         }
     }
 
-    /// True if the changes are in the order in which they were made.
-    pub(super) fn is_in_order(&self) -> bool {
-        matches!(self.by, Maker::Answered(_))
-    }
-
     /// For a report.
     pub(super) fn describe(&self) -> String {
         match self.by {
@@ -102,22 +103,22 @@ impl<'a> Replay<'a> {
         let last_tapped = evidence.taps.keys().next_back().copied().unwrap_or(0);
         let last = claimed.keys().next_back().copied().unwrap_or(0).max(last_tapped);
         let mut model = Model::with_leases(lease::granted(&evidence.leases));
-        let mut made: Vec<(Option<&Operation>, Changes)> = Vec::new();
+        let mut claims: Vec<Option<(&Operation, Changes)>> = Vec::new();
         let mut gaps = Gaps::new(evidence, last);
         for revision in FIRST_WRITE..=last {
             let claimed_by = claimed.get(&revision).copied();
-            let changes = match (claimed_by, evidence.taps.get(&revision)) {
+            let claim = match (claimed_by, evidence.taps.get(&revision)) {
                 (Some(write), diff) => {
                     let changes = replay_claimed(&mut model, revision, write)?;
                     if let Some(diff) = diff {
                         check_tap(&model, revision, diff)?;
                     }
-                    changes
+                    Some((write, changes))
                 }
                 (None, Some(diff)) => {
-                    gaps.note(&model, revision, diff);
+                    gaps.note(&model, revision, diff)?;
                     model.apply_diff(diff).map_err(|error| format!("revision {revision} does not decode: {error}"))?;
-                    model.changes_of(revision)
+                    None
                 }
                 (None, None) => {
                     return Err(format!(
@@ -125,12 +126,17 @@ impl<'a> Replay<'a> {
                     ));
                 }
             };
-            made.push((claimed_by, changes));
+            claims.push(claim);
         }
         let mut makers = gaps.match_all(evidence)?;
-        let made = made.into_iter().zip(FIRST_WRITE..).map(|((claimed_by, changes), revision)| {
-            let by = claimed_by.map(Maker::Answered).or_else(|| makers.remove(&revision));
-            Made { by: by.expect("each gap was matched"), changes }
+        let mut gaps = gaps.gaps.into_iter();
+        let made = claims.into_iter().zip(FIRST_WRITE..).map(|(claim, revision)| {
+            if let Some((write, changes)) = claim {
+                return Made { by: Maker::Answered(write), changes, is_in_order: true };
+            }
+            let gap = gaps.next().expect("each revision is claimed or a gap");
+            let Order { changes, is_known } = order::choose(gap.orders, &evidence.watches, revision);
+            Made { by: makers.remove(&revision).expect("each gap was matched"), changes, is_in_order: is_known }
         });
         Ok(Self { made: made.collect(), model })
     }
@@ -200,6 +206,8 @@ struct Gap {
     revision: i64,
     /// Those that fit.
     candidates: Vec<Candidate>,
+    /// In which orders they may have made the changes.
+    orders: Vec<Order>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -234,20 +242,37 @@ impl<'a> Gaps<'a> {
     }
 
     /// `model` is the state before `revision`, which changed `diff`.
-    fn note(&mut self, model: &Model, revision: i64, diff: &RevisionDiff) {
+    fn note(&mut self, model: &Model, revision: i64, diff: &RevisionDiff) -> Result<(), String> {
         let seen = self.seen[revision as usize];
-        let fits = |operation: &Operation| {
-            operation.start <= seen
-                && model.effect(revision - 1, &model.try_at(&operation.request, revision - 1).1) == *diff
+        let (mut candidates, mut orders) = (Vec::new(), Vec::new());
+        let mut add = |order: Order| {
+            if !orders.contains(&order) {
+                orders.push(order);
+            }
         };
-        let operations = (0..self.unknown.len()).filter(|&index| fits(self.unknown[index]));
-        let mut candidates: Vec<Candidate> = operations.map(Candidate::Operation).collect();
+        for (index, operation) in self.unknown.iter().enumerate().filter(|(_, operation)| operation.start <= seen) {
+            let (_, changes) = model.try_at(&operation.request, revision - 1);
+            if model.effect(revision - 1, &changes) == *diff {
+                candidates.push(Candidate::Operation(index));
+                add(Order { changes, is_known: true });
+            }
+        }
+        let operations = candidates.len();
         candidates.extend(self.lock_writes(seen, revision, diff));
         if let Some(lease) = lease_that_ends(model, revision, diff) {
             let times = self.grants.get(&lease).copied().unwrap_or(0);
             candidates.extend((0..times).map(|time| Candidate::LeaseEnd(lease, time)));
         }
-        self.gaps.push(Gap { revision, candidates });
+        if candidates.len() > operations || operations == 0 {
+            let decode = |row: &Bytes| KeyValue::decode(row.clone());
+            let change =
+                |(key, row): (&Bytes, &Option<Bytes>)| Ok((key.clone(), row.as_ref().map(decode).transpose()?));
+            let changes = diff.iter().map(change).collect::<Result<Changes, DecodeError>>();
+            let changes = changes.map_err(|error| format!("revision {revision} does not decode: {error}"))?;
+            add(Order { changes, is_known: false });
+        }
+        self.gaps.push(Gap { revision, candidates, orders });
+        Ok(())
     }
 
     /// The calls of the lock service that may have changed exactly this.
@@ -288,7 +313,7 @@ impl<'a> Gaps<'a> {
             }
         }
         let maker = |(candidate, gap): (Candidate, usize)| {
-            let Gap { revision, candidates } = &self.gaps[gap];
+            let Gap { revision, candidates, .. } = &self.gaps[gap];
             let maker = match candidate {
                 Candidate::Operation(index) => Maker::Unknown(self.unknown[index]),
                 Candidate::Acquire(index) | Candidate::Release(index) => Maker::Lock(&self.locks[index]),
