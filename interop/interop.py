@@ -17,6 +17,7 @@ import bootstrap
 import chaos
 import clients
 import cluster
+import concurrency
 import durability
 import etcdctl
 import lease
@@ -36,6 +37,7 @@ GROUPS = {
     "watch": ("watches, answer for answer", watch.check),
     "lease": ("leases, answer for answer", lease.check),
     "maintenance": ("maintenance, answer for answer", maintenance.check),
+    "concurrency": ("locks and elections, answer for answer", concurrency.check),
     "wal": ("one write-ahead log for both", wal.check),
     "bolt": ("one snapshot format for both", bolt.check),
     "bootstrap": ("founding, joining, going on alone", bootstrap.check),

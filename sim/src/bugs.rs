@@ -361,6 +361,20 @@ pub const ALL: &[Bug] = &[
         membership: false,
     },
     Bug {
+        name: "lock-given-at-once",
+        source: "folklore",
+        what: "a lock is given to who has queued for it, without waiting for its turn",
+        checker: "locks",
+        membership: false,
+    },
+    Bug {
+        name: "lock-given-to-who-lost-its-lease",
+        source: "folklore",
+        what: "a lock is given to who has come to its turn, even if its lease has ended while it waited",
+        checker: "locks",
+        membership: false,
+    },
+    Bug {
         name: "new-leader-counts-what-may-be-left",
         source: "F-28",
         what: "a new leader gives leases half of their time, because some of it must be over",

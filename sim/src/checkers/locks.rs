@@ -39,11 +39,7 @@ impl Checker for Locks {
 
 fn check(call: &LockCall, replay: &Replay, existed: &[SimTime]) -> Result<(), String> {
     let Some(answer) = call.answer() else { return Ok(()) };
-    let header = match answer {
-        LockAnswer::Lock(answer) => answer.header.as_ref(),
-        LockAnswer::Unlock(answer) => answer.header.as_ref(),
-    };
-    let revision = header.ok_or("an answer without a header")?.revision;
+    let revision = answer.revision();
     if !(1..=replay.last()).contains(&revision) {
         return Err(format!("told of revision {revision}, but the last is {}", replay.last()));
     }
@@ -154,7 +150,7 @@ mod tests {
         });
         must_say("before it was made", |locks| {
             answer_lock(&mut locks[0], |answer| answer.header.as_mut().unwrap().revision = 3);
-            locks[0].end = SimTime::default();
+            locks[0].end = locks[0].start;
         });
         // Who asks again for what he owns is answered at once, but not from the past.
         must_say("a stale answer: revision 3 existed", |locks| {

@@ -20,10 +20,13 @@ mod whole_txns;
 
 use std::collections::BTreeMap;
 
+use prost::Message as _;
+use quorate_proto::mvccpb::KeyValue;
+
 use crate::history::lease::LeaseCall;
 use crate::history::lock::LockCall;
 use crate::history::watch::Watch;
-use crate::history::{Operation, RevisionDiff};
+use crate::history::{Call, Operation, RevisionDiff};
 use crate::world::clock::{ClockErrors, SimTime};
 
 /// Everything that a run leaves to be judged.
@@ -61,6 +64,25 @@ pub struct Evidence {
     pub straggling: bool,
     /// The healed cluster could not be brought to a membership of voters that all run.
     pub unsettled: bool,
+}
+
+impl Evidence {
+    /// Each revision that somebody was told of, and when.
+    fn sightings(&self) -> impl Iterator<Item = (i64, SimTime)> {
+        let answers = self.operations.iter().filter_map(|call| Some((call.answer()?.revision(), call.end)));
+        let locks = self.locks.iter().filter_map(|call| Some((call.answer()?.revision(), call.end)));
+        let responses = self.watches.iter().flat_map(|watch| &watch.responses);
+        let events = responses.flat_map(|(at, response)| response.events.iter().map(move |event| (event, *at)));
+        let watched =
+            events.filter_map(|(event, at)| Some((KeyValue::decode(event.kv.clone()).ok()?.mod_revision, at)));
+        answers.chain(locks).chain(watched)
+    }
+
+    /// Every call of every service.
+    pub fn calls(&self) -> impl Iterator<Item = Call> {
+        let others = self.leases.iter().map(Call::from).chain(self.locks.iter().map(Call::from));
+        self.operations.iter().map(Call::from).chain(others)
+    }
 }
 
 /// The hash of all rows of a member.

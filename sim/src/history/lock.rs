@@ -38,6 +38,17 @@ impl LockCall {
     }
 }
 
+impl LockAnswer {
+    /// The store's revision as the header tells it; 0 without a header.
+    pub fn revision(&self) -> i64 {
+        let header = match self {
+            LockAnswer::Lock(answer) => answer.header.as_ref(),
+            LockAnswer::Unlock(answer) => answer.header.as_ref(),
+        };
+        header.map_or(0, |header| header.revision)
+    }
+}
+
 impl Service for LockRequest {
     type Answer = LockAnswer;
     const NUMBER: u64 = 2;

@@ -152,6 +152,25 @@ impl<Q: Debug, A: Debug> Operation<Q, A> {
     }
 }
 
+/// A call of whatever service.
+pub struct Call {
+    /// Who called.
+    pub client: u64,
+    /// When the call was made.
+    pub start: SimTime,
+    /// When its outcome was known to the client.
+    pub end: SimTime,
+    /// It was answered.
+    pub is_answered: bool,
+}
+
+impl<Q, A> From<&Operation<Q, A>> for Call {
+    fn from(operation: &Operation<Q, A>) -> Self {
+        let is_answered = matches!(operation.outcome, Outcome::Answered(_));
+        Self { client: operation.client, start: operation.start, end: operation.end, is_answered }
+    }
+}
+
 /// What the survivor of a lost majority does not hold, given up by an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeclaredLoss {
@@ -326,9 +345,12 @@ impl Recorder {
         calls.map(|call| if may_be_lost(&call) { call.perhaps_lost() } else { call }).collect()
     }
 
-    /// Every call of the lock service so far, in order of their begin.
+    /// Every call of the lock service so far, in order of their begin. What was answered before a loss was declared may be lost.
     pub fn locks(&self) -> Vec<lock::LockCall> {
-        lock(&self.state).locks.clone()
+        let state = lock(&self.state);
+        let may_be_lost = |call: &lock::LockCall| state.losses.iter().any(|loss| call.end < loss.at);
+        let perhaps_lost = |call: &lock::LockCall| lock::LockCall { outcome: Outcome::Unknown, ..call.clone() };
+        state.locks.iter().map(|call| if may_be_lost(call) { perhaps_lost(call) } else { call.clone() }).collect()
     }
 
     /// Every watch so far, in order of their begin. Those that go on were listened to until now.
@@ -416,6 +438,21 @@ mod tests {
             let calls = recorder.leases();
             assert_eq!((calls[0].lease(), &calls[0].outcome), (Some(77), &Outcome::Unknown));
             assert!(calls[1].answer().is_some());
+        });
+    }
+
+    #[test]
+    fn of_a_loss_locks_are_uncertain() {
+        in_world(1, |world| async move {
+            let recorder = Recorder::new(world.trace.clone());
+            let unlock = || lock::LockRequest::Unlock(quorate_proto::v3lockpb::UnlockRequest { key: "door/7".into() });
+            let unlocked = || Outcome::Answered(lock::LockAnswer::Unlock(Default::default()));
+            recorder.end(recorder.begin(1, unlock()), unlocked());
+            clock::sleep(std::time::Duration::from_secs(1)).await;
+            recorder.declare_lost(DeclaredLoss { at: clock::now(), revision: 1 });
+            recorder.end(recorder.begin(1, unlock()), unlocked());
+            let answered: Vec<bool> = recorder.locks().iter().map(|call| call.answer().is_some()).collect();
+            assert_eq!(answered, [false, true]);
         });
     }
 

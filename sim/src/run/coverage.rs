@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::faults;
-use crate::history::{Operation, Outcome};
+use crate::history::Call;
 use crate::workloads;
 use crate::world::clock::SimTime;
 
@@ -14,25 +14,25 @@ pub type Pair = (&'static str, &'static str);
 /// The pairs of a run. `workloads` has the name of each client's, by number.
 pub fn of(
     strikes: &[(SimTime, &'static str)],
-    operations: &[Operation],
+    calls: impl Iterator<Item = Call>,
     workloads: &[Option<&'static str>],
 ) -> BTreeSet<Pair> {
-    // One client makes one call after the other, and operations are in order of their begin: so are these, for each client.
-    let mut by_client: BTreeMap<u64, Vec<&Operation>> = BTreeMap::new();
-    for operation in operations {
-        by_client.entry(operation.client).or_default().push(operation);
+    let mut by_client: BTreeMap<u64, Vec<Call>> = BTreeMap::new();
+    for call in calls {
+        by_client.entry(call.client).or_default().push(call);
     }
+    by_client.values_mut().for_each(|calls| calls.sort_by_key(|call| call.start));
     let known: BTreeSet<_> = faults::strikes().collect();
     let mut pairs = BTreeSet::new();
     let clients = workloads.iter().enumerate().filter_map(|(client, workload)| Some((client, (*workload)?)));
     for (client, workload) in clients {
-        let Some(operations) = by_client.get(&(client as u64)) else { continue };
-        let last_answered = operations.iter().rposition(|operation| matches!(operation.outcome, Outcome::Answered(_)));
+        let Some(calls) = by_client.get(&(client as u64)) else { continue };
+        let last_answered = calls.iter().rposition(|call| call.is_answered);
         for &(at, fault) in strikes.iter().filter(|(_, fault)| known.contains(fault)) {
-            let Some(newest) = operations.partition_point(|operation| operation.start <= at).checked_sub(1) else {
+            let Some(newest) = calls.partition_point(|call| call.start <= at).checked_sub(1) else {
                 continue;
             };
-            if operations[newest].end > at && last_answered.is_some_and(|last| last > newest) {
+            if calls[newest].end > at && last_answered.is_some_and(|last| last > newest) {
                 pairs.insert((fault, workload));
             }
         }
@@ -49,7 +49,7 @@ pub fn missing(covered: &BTreeMap<Pair, u64>) -> Vec<Pair> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::{Answer, Request};
+    use crate::history::{Answer, Operation, Outcome, Request};
 
     fn operation(client: u64, start_ms: u64, end_ms: u64, answered: bool) -> Operation {
         let at = |ms: u64| SimTime::from_nanos(ms * 1_000_000);
@@ -66,7 +66,11 @@ mod tests {
             operation(0, 40, 50, true),
         ];
         let strike = |ms: u64| [(SimTime::from_nanos(ms * 1_000_000), "kill")];
-        let found = |ms| of(&strike(ms), &operations, &[Some("txns"), Some("ranges")]).into_iter().collect::<Vec<_>>();
+        let found = |ms| {
+            of(&strike(ms), operations.iter().map(Call::from), &[Some("txns"), Some("ranges")])
+                .into_iter()
+                .collect::<Vec<_>>()
+        };
         assert_eq!(found(7), [("kill", "txns")], "the other client has nothing answered after it");
         assert_eq!(found(15), [], "nothing was in flight");
         assert_eq!(found(25), [("kill", "txns")], "what was in flight need not have been answered");

@@ -255,7 +255,7 @@ async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Repor
         net: world.net.counters(),
         strikes: stage.strike_counts(),
         deeds: world.deeds(),
-        pairs: coverage::of(&stage.strikes(), &evidence.operations, &workloads),
+        pairs: coverage::of(&stage.strikes(), evidence.calls(), &workloads),
         hash: world.trace.hash(),
         events: world.trace.events(),
         marks: mark::take(),

@@ -12,6 +12,7 @@ use quorate_types::Error;
 
 use crate::faults::Stage;
 use crate::history::lease::{LeaseAnswer, LeaseRequest};
+use crate::history::lock::{LockAnswer, LockRequest};
 use crate::history::{Answer, Outcome, Recorder, Request, Service, Ticket};
 use crate::workloads::link::Link;
 use crate::world::clock;
@@ -220,6 +221,14 @@ impl Client {
         let mut link = self.connect().await;
         let ticket = self.recorder.begin(self.number, request.clone());
         let result = within(self.options.timeout, link.lease(request)).await;
+        self.end_call(ticket, result)
+    }
+
+    /// Calls the lock service, waits no longer than `patience`, and records request and outcome.
+    pub async fn lock(&mut self, request: LockRequest, patience: Duration) -> Outcome<LockAnswer> {
+        let mut link = self.connect().await;
+        let ticket = self.recorder.begin(self.number, request.clone());
+        let result = within(patience, link.lock(request)).await;
         self.end_call(ticket, result)
     }
 

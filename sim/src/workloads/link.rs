@@ -10,11 +10,13 @@ use quorate_client::{Connection, KeepAliveStream};
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_proto::etcdserverpb::lease_client::LeaseClient;
+use quorate_proto::v3lockpb::lock_client::LockClient;
 use quorate_runtime::sync::oneshot;
 use quorate_runtime::{BoxFuture, Rt};
 use tonic::Status;
 
 use crate::history::lease::{LeaseAnswer, LeaseRequest};
+use crate::history::lock::{LockAnswer, LockRequest};
 use crate::history::{Answer, Request};
 use crate::world::cluster::{Depth, MemberMachine, Server};
 use crate::world::net::{MachineId, SimNet};
@@ -112,6 +114,19 @@ impl Link {
         })
     }
 
+    /// The same for the lock service.
+    pub async fn lock(&mut self, request: LockRequest) -> Result<LockAnswer, Status> {
+        let connection = match self {
+            Self::Grpc(connection, _) => connection,
+            Self::Direct(link) => return link.call(|api| Box::pin(handle_lock(api, request))).await,
+        };
+        let mut client = LockClient::with_origin(connection.clone(), connection.origin());
+        Ok(match request {
+            LockRequest::Lock(lock) => LockAnswer::Lock(client.lock(lock).await?.into_inner()),
+            LockRequest::Unlock(unlock) => LockAnswer::Unlock(client.unlock(unlock).await?.into_inner()),
+        })
+    }
+
     /// A range through RangeStream, put together again. A call that is handed over as it is has no pieces.
     pub async fn stream(&mut self, range: pb::RangeRequest) -> Result<Answer, Status> {
         let kv = match self {
@@ -179,5 +194,13 @@ async fn handle_lease(api: Arc<Api>, request: LeaseRequest) -> Result<LeaseAnswe
         LeaseRequest::TimeToLive(question) => LeaseAnswer::TimeToLive(api.lease_time_to_live(question).await?),
         LeaseRequest::Leases(question) => LeaseAnswer::Leases(api.lease_leases(question).await?),
         LeaseRequest::KeepAlive(renewal) => LeaseAnswer::KeepAlive(api.keep_alive_once(renewal).await?),
+    })
+}
+
+async fn handle_lock(api: Arc<Api>, request: LockRequest) -> Result<LockAnswer, Status> {
+    api.admit_call(false)?;
+    Ok(match request {
+        LockRequest::Lock(lock) => LockAnswer::Lock(api.lock(lock).await?),
+        LockRequest::Unlock(unlock) => LockAnswer::Unlock(api.unlock(unlock).await?),
     })
 }

@@ -9,6 +9,7 @@ mod compaction;
 mod leases;
 mod link;
 mod lists;
+mod locks;
 mod maintenance;
 mod ranges;
 mod refusals;
@@ -47,4 +48,5 @@ pub const ALL: &[(&str, Make)] = &[
     ("lists", |dice| Box::new(lists::Lists::draw(dice))),
     ("leases", |dice| Box::new(leases::Leases::draw(dice))),
     ("maintenance", |dice| Box::new(maintenance::Maintenance::draw(dice))),
+    ("locks", |dice| Box::new(locks::Locks::draw(dice))),
 ];

@@ -7,6 +7,7 @@
 //! - `grpc`, `body`: messages in and out of HTTP bodies.
 //! - `kv`, `maintenance`, `cluster`: the handlers. `check` says what is wrong with a request before the store is asked,
 //!   `errors` how an error looks on the wire.
+//! - `concurrency`: locks and elections, as clients of the handlers.
 //! - `watch`: streams of watches; `leader_watch` ends those that want a leader when there is none.
 //! - `plain`, `health`: `/version`, `/metrics`, `/health`. `peer`: the port that other members talk to.
 //! - `metrics`: what is counted on the way.
@@ -17,6 +18,7 @@
 mod body;
 mod check;
 mod cluster;
+mod concurrency;
 mod errors;
 mod grpc;
 mod health;

@@ -92,6 +92,13 @@ methods! {
     Snapshot "etcdserverpb.Maintenance" "Snapshot" ServerStream;
     Defragment "etcdserverpb.Maintenance" "Defragment" Unary;
     Downgrade "etcdserverpb.Maintenance" "Downgrade" Unary;
+    Lock "v3lockpb.Lock" "Lock" Unary;
+    Unlock "v3lockpb.Lock" "Unlock" Unary;
+    Campaign "v3electionpb.Election" "Campaign" Unary;
+    Proclaim "v3electionpb.Election" "Proclaim" Unary;
+    Leader "v3electionpb.Election" "Leader" Unary;
+    Observe "v3electionpb.Election" "Observe" ServerStream;
+    Resign "v3electionpb.Election" "Resign" Unary;
 }
 
 /// True if some method of `service` is answered here.

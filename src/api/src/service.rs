@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderName, Request, Response};
 use http_body::Body;
 use prometheus::Registry;
@@ -206,7 +207,7 @@ where
         let Some(method) = Method::from_path(path) else { return now(grpc::refuse_path(path, knows_service)) };
         match method {
             Method::Range => unary(api, method, request, |range| range.serializable, Api::range),
-            Method::RangeStream => stream(api, method, request, never, Api::range_stream),
+            Method::RangeStream => server_stream(api, method, request, never, Api::range_stream),
             Method::Put => unary(api, method, request, never, Api::put),
             Method::DeleteRange => unary(api, method, request, never, Api::delete_range),
             Method::Txn => unary(api, method, request, never, Api::txn),
@@ -227,9 +228,16 @@ where
             Method::MoveLeader => unary(api, method, request, never, Api::move_leader),
             Method::HashKv => unary(api, method, request, never, Api::hash_kv),
             Method::Hash => unary(api, method, request, never, Api::hash),
-            Method::Snapshot => stream(api, method, request, |_| true, Api::snapshot),
+            Method::Snapshot => server_stream(api, method, request, |_| true, Api::snapshot),
             Method::Defragment => unary(api, method, request, never, Api::defragment),
             Method::Downgrade => unary(api, method, request, never, Api::downgrade),
+            Method::Lock => unary(api, method, request, never, Api::lock),
+            Method::Unlock => unary(api, method, request, never, Api::unlock),
+            Method::Campaign => unary(api, method, request, never, Api::campaign),
+            Method::Proclaim => unary(api, method, request, never, Api::proclaim),
+            Method::Leader => unary(api, method, request, never, Api::leader),
+            Method::Observe => server_stream(api, method, request, never, Api::observe),
+            Method::Resign => unary(api, method, request, never, Api::resign),
         }
     }
 }
@@ -277,7 +285,7 @@ where
 }
 
 /// One message there, many back.
-fn stream<B, Q>(
+fn server_stream<B, Q>(
     api: Arc<Api>,
     method: Method,
     request: Request<B>,
@@ -289,18 +297,30 @@ where
     Q: Message + Default + 'static,
 {
     Box::pin(async move {
+        let leader_lost = api.leader_watch.lost(wants_leader(request.headers()));
         let (request, mut running) = match accept(&api, method, request, learner_may).await {
             Ok(accepted) => accepted,
             Err(status) => return Ok(grpc::refuse(status)),
         };
         Ok(match handler(api, request) {
-            Ok(messages) => grpc::answer(ApiBody::stream(messages, running)),
+            Ok(messages) => grpc::answer(ApiBody::stream(until_lost(messages, leader_lost), running)),
             Err(status) => {
                 running.finish(status.code());
                 grpc::refuse(status)
             }
         })
     })
+}
+
+/// The same messages, until there is no leader for a client that wants one.
+fn until_lost(messages: Messages, leader_lost: LeaderLost) -> Messages {
+    Box::pin(stream::try_unfold((messages, leader_lost), |(mut messages, mut leader_lost)| async move {
+        select! {
+            biased;
+            () = leader_lost.told() => Err(errors::status(Error::NoLeader)),
+            chunk = messages.next() => Ok(chunk.transpose()?.map(|chunk| (chunk, (messages, leader_lost)))),
+        }
+    }))
 }
 
 /// Many messages each way. No learner streams.

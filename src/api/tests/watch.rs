@@ -1,14 +1,12 @@
 //! Watch streams over a real member: what clients see, answer by answer.
 
-use std::net::SocketAddr;
+mod served;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
-use quorate_api::{ApiOptions, ApiService, serve};
 use quorate_client::{Connection, WatchStream};
-use quorate_member::{Member, MemberConfig};
-use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_proto::etcdserverpb::request_op::Request as Op;
 use quorate_proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RequestOp, ResponseHeader, TxnRequest, WatchCreateRequest,
@@ -16,59 +14,13 @@ use quorate_proto::etcdserverpb::{
 };
 use quorate_proto::mvccpb::event::EventType;
 use quorate_proto::mvccpb::{Event, KeyValue};
-use quorate_runtime::Rt;
 use quorate_runtime::clock;
-use quorate_runtime::net::{Address, ListenOptions};
-use quorate_runtime::sync::watch;
-use quorate_runtime_tokio::TokioRuntime;
 use quorate_types::Error;
 use tonic::{Code, Status};
 
-struct Served {
-    rt: Rt,
-    member: Member,
-    service: ApiService,
-    address: Address,
-    connection: Connection,
-    shutdown: watch::Sender<bool>,
-}
-
-/// Starts a member behind a port, gives it to `test`, and stops it.
-fn with_member(
-    change: impl FnOnce(&mut MemberConfig, &mut ApiOptions),
-    reactors: usize,
-    test: impl AsyncFnOnce(&Served),
-) {
-    let dir = tempfile::tempdir().unwrap();
-    TokioRuntime::run(reactors, async |rt| {
-        let mut config =
-            MemberConfig::single("m1", &dir.path().join("m1.etcd"), "http://127.0.0.1:2380", "http://127.0.0.1:2379");
-        let mut options = ApiOptions::default();
-        change(&mut config, &mut options);
-        let member = Member::start(rt.clone(), config).await.unwrap();
-        member.ready().await;
-        let any_port = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let listener = rt.listen(any_port, ListenOptions::default()).await.unwrap();
-        let address = listener.local_address();
-        let (shutdown, asked) = watch::channel(false);
-        let service = quorate_api::service(rt.clone(), member.clone(), options);
-        rt.spawn(Box::pin(serve(rt.clone(), listener, service.clone(), asked)));
-        let connection = Connection::connect(&rt, address.clone()).await.unwrap();
-        let served = Served { rt, member, service, address, connection, shutdown };
-        test(&served).await;
-        served.shutdown.send_replace(true);
-        served.member.stop();
-        served.member.stopped().await;
-    });
-}
-
-fn plain(_: &mut MemberConfig, _: &mut ApiOptions) {}
+use served::{Served, plain, with_member};
 
 impl Served {
-    fn kv(&self) -> KvClient<Connection> {
-        KvClient::with_origin(self.connection.clone(), self.connection.origin())
-    }
-
     async fn put(&self, key: &str, value: impl Into<Bytes>) -> i64 {
         let request = PutRequest { key: key.to_owned().into(), value: value.into(), ..Default::default() };
         self.kv().put(request).await.unwrap().into_inner().header.unwrap().revision

@@ -197,7 +197,7 @@ struct Gaps<'a> {
     locks: &'a [LockCall],
     /// How often each lease may have been granted.
     grants: BTreeMap<i64, usize>,
-    /// The earliest end of an answer that rests on revision `index` (or a later one): its maker had begun by then.
+    /// When somebody was first told of revision `index` (or a later one): its maker had begun by then.
     seen: Vec<SimTime>,
     gaps: Vec<Gap>,
 }
@@ -229,10 +229,9 @@ impl<'a> Gaps<'a> {
         lease::grants(&evidence.leases).for_each(|lease| *grants.entry(lease).or_default() += 1);
         let unknown = operations.iter().filter(|operation| operation.outcome == Outcome::Unknown).collect();
         let mut seen = vec![SimTime::NEVER; usize::try_from(last).unwrap_or(0) + 1];
-        for operation in operations {
-            let Some(answer) = operation.answer() else { continue };
-            if let Some(earliest) = usize::try_from(answer.revision()).ok().and_then(|at| seen.get_mut(at)) {
-                *earliest = (*earliest).min(operation.end);
+        for (revision, at) in evidence.sightings() {
+            if let Some(earliest) = usize::try_from(revision).ok().and_then(|index| seen.get_mut(index)) {
+                *earliest = (*earliest).min(at);
             }
         }
         for index in (1..seen.len()).rev() {
