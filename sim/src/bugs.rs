@@ -375,6 +375,27 @@ pub const ALL: &[Bug] = &[
         membership: false,
     },
     Bug {
+        name: "campaign-won-at-once",
+        source: "folklore",
+        what: "a campaign is won by who has queued for it, without waiting for its turn",
+        checker: "elections",
+        membership: false,
+    },
+    Bug {
+        name: "leader-told-from-an-old-state",
+        source: "folklore",
+        what: "who asks for the leader is told what the member holds, however far behind it is",
+        checker: "elections",
+        membership: false,
+    },
+    Bug {
+        name: "observer-begins-one-late",
+        source: "folklore",
+        what: "an observer that has read the leader's value misses the next revision",
+        checker: "elections",
+        membership: false,
+    },
+    Bug {
         name: "new-leader-counts-what-may-be-left",
         source: "F-28",
         what: "a new leader gives leases half of their time, because some of it must be over",

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message;
 use quorate_proto::mvccpb::KeyValue;
-use quorate_proto::{etcdserverpb as pb, v3lockpb};
+use quorate_proto::{etcdserverpb as pb, v3electionpb, v3lockpb};
 
 use super::Evidence;
+use crate::history::election::{ElectionAnswer, ElectionCall, ElectionRequest, Observation};
 use crate::history::lease::{LeaseAnswer, LeaseCall, LeaseRequest};
 use crate::history::lock::{LockAnswer, LockCall, LockRequest};
-use crate::history::{Answer, Operation, Outcome, Request, RevisionDiff};
+use crate::history::{Answer, Operation, Outcome, Request, RevisionDiff, queue};
 use crate::model::Model;
 use crate::world::clock::SimTime;
 
@@ -26,6 +27,8 @@ pub struct Story {
     crashes: Vec<SimTime>,
     pub leases: Vec<LeaseCall>,
     pub locks: Vec<LockCall>,
+    pub elections: Vec<ElectionCall>,
+    pub observations: Vec<Observation>,
 }
 
 /// The leases to which a story may attach keys, before it grants them, too.
@@ -41,6 +44,8 @@ impl Default for Story {
             crashes: Vec::new(),
             leases: Vec::new(),
             locks: Vec::new(),
+            elections: Vec::new(),
+            observations: Vec::new(),
         }
     }
 }
@@ -202,6 +207,91 @@ impl Story {
         self
     }
 
+    /// Makes the next revision by what a service writes for its caller.
+    fn write(&mut self, write: &Request) {
+        let before = self.model.revision();
+        let (_, changes) = self.model.try_at(write, before);
+        self.happens(self.model.effect(before, &changes));
+    }
+
+    /// Queues for the leadership, and has it.
+    pub fn campaign(&mut self, name: &str, lease: i64, value: &str) -> &mut Self {
+        let (name, value) = (Bytes::from(name.to_owned()), Bytes::from(value.to_owned()));
+        let key = queue::key(&name, lease);
+        self.write(&queue::enter(&key, &value, lease));
+        let leader = v3electionpb::LeaderKey { name: name.clone(), key, rev: self.model.revision(), lease };
+        let answer = v3electionpb::CampaignResponse { header: self.header(), leader: Some(leader) };
+        let request = ElectionRequest::Campaign(v3electionpb::CampaignRequest { name, lease, value });
+        let call = self.call_of(request, ElectionAnswer::Campaign(answer));
+        self.elections.push(call);
+        self
+    }
+
+    /// What the newest campaign for that lease was told.
+    fn leader_key(&self, lease: i64) -> v3electionpb::LeaderKey {
+        let leader = |call: &ElectionCall| match call.answer() {
+            Some(ElectionAnswer::Campaign(answer)) => answer.leader.clone().filter(|leader| leader.lease == lease),
+            _ => None,
+        };
+        self.elections.iter().rev().find_map(leader).expect("it has campaigned")
+    }
+
+    pub fn proclaim(&mut self, lease: i64, value: &str) -> &mut Self {
+        let (leader, value) = (self.leader_key(lease), Bytes::from(value.to_owned()));
+        self.write(&queue::replace(&leader.key, Some(leader.rev), &value, lease));
+        let answer = v3electionpb::ProclaimResponse { header: self.header() };
+        let request = ElectionRequest::Proclaim(v3electionpb::ProclaimRequest { leader: Some(leader), value });
+        let call = self.call_of(request, ElectionAnswer::Proclaim(answer));
+        self.elections.push(call);
+        self
+    }
+
+    pub fn resign(&mut self, lease: i64) -> &mut Self {
+        let leader = self.leader_key(lease);
+        self.write(&queue::leave(&leader.key));
+        let answer = v3electionpb::ResignResponse { header: self.header() };
+        let request = ElectionRequest::Resign(v3electionpb::ResignRequest { leader: Some(leader) });
+        let call = self.call_of(request, ElectionAnswer::Resign(answer));
+        self.elections.push(call);
+        self
+    }
+
+    /// The first key of an election as it is now, with a header.
+    fn leader_now(&self, name: &str) -> Option<v3electionpb::LeaderResponse> {
+        let prefix = queue::prefix(name.as_bytes());
+        let rows = self.model.rows_at(self.model.revision(), |key| key.starts_with(&prefix));
+        let first = rows.into_iter().min_by_key(|row| row.create_revision)?;
+        Some(v3electionpb::LeaderResponse { header: self.header(), kv: first.encode_to_vec().into() })
+    }
+
+    /// Asks who leads; without a leader it is refused.
+    pub fn leader(&mut self, name: &str) -> &mut Self {
+        let request = ElectionRequest::Leader(v3electionpb::LeaderRequest { name: name.to_owned().into() });
+        let answer = self.leader_now(name);
+        let mut call = self.call_of(request, ElectionAnswer::Leader(answer.clone().unwrap_or_default()));
+        if answer.is_none() {
+            let message = crate::history::election::NO_LEADER.to_owned();
+            call.outcome = Outcome::Refused { code: tonic::Code::Unknown as i32, message };
+        }
+        self.elections.push(call);
+        self
+    }
+
+    /// A new observer.
+    pub fn observe(&mut self, name: &str) -> &mut Self {
+        let (name, start) = (name.to_owned().into(), at_ms(self.now_ms));
+        self.observations.push(Observation { client: CLIENT, name, start, told: Vec::new() });
+        self
+    }
+
+    /// The newest observer is told who leads.
+    pub fn told(&mut self, name: &str) -> &mut Self {
+        let told = self.leader_now(name).expect("somebody leads");
+        let at = at_ms(self.now_ms);
+        self.observations.last_mut().expect("somebody observes").told.push((at, told));
+        self
+    }
+
     pub fn crash(&mut self) {
         self.crashes.push(at_ms(self.now_ms));
         self.now_ms += 2;
@@ -244,6 +334,8 @@ impl Story {
             crashes: self.crashes.clone(),
             leases: self.leases.clone(),
             locks: self.locks.clone(),
+            elections: self.elections.clone(),
+            observations: self.observations.clone(),
             election_timeout_ms: 1000,
             recovery_limit_ns: u64::MAX,
             ..Evidence::default()

@@ -7,10 +7,10 @@
 //! first, which needs a reason: the replay looks for its maker, and `leases` judges when a lease may end. Writes that are
 //! guarded by the owner's create revision are transactions like all others.
 
-use super::replay::{Made, Replay};
+use super::replay::{Existence, Replay};
 use super::{Checker, Evidence};
 use crate::history::lock::{LockAnswer, LockCall, LockRequest};
-use crate::world::clock::SimTime;
+use crate::history::queue;
 
 /// See the module.
 pub struct Locks;
@@ -26,30 +26,18 @@ impl Checker for Locks {
         }
         // Without an order of the writes there is nothing to compare with; `linearizable` says why there is none.
         let Ok(replay) = Replay::new(evidence) else { return Ok(()) };
-        let mut existed: Vec<SimTime> = replay.made.iter().map(Made::effective_end).collect();
-        for index in (1..existed.len()).rev() {
-            existed[index - 1] = existed[index - 1].min(existed[index]);
-        }
+        let existence = Existence::of(&replay, evidence);
         for call in &evidence.locks {
-            check(call, &replay, &existed).map_err(|what| format!("{what}: {}", call.describe()))?;
+            check(call, &replay, &existence).map_err(|what| format!("{what}: {}", call.describe()))?;
         }
         Ok(())
     }
 }
 
-fn check(call: &LockCall, replay: &Replay, existed: &[SimTime]) -> Result<(), String> {
+fn check(call: &LockCall, replay: &Replay, existence: &Existence) -> Result<(), String> {
     let Some(answer) = call.answer() else { return Ok(()) };
     let revision = answer.revision();
-    if !(1..=replay.last()).contains(&revision) {
-        return Err(format!("told of revision {revision}, but the last is {}", replay.last()));
-    }
-    if replay.at(revision).is_some_and(|made| made.start() > call.end) {
-        return Err(format!("told of revision {revision} before it was made"));
-    }
-    let missed = existed.get((revision + 1 - super::replay::FIRST_WRITE) as usize);
-    if missed.is_some_and(|&existed| existed < call.start) {
-        return Err(format!("a stale answer: revision {} existed before", revision + 1));
-    }
+    existence.check_told(replay, revision, call.start, call.end)?;
     let key = call.key();
     let mine = replay.model.at(&key, revision);
     match (&call.request, answer) {
@@ -60,7 +48,7 @@ fn check(call: &LockCall, replay: &Replay, existed: &[SimTime]) -> Result<(), St
             let Some(mine) = mine.filter(|row| row.lease == asked.lease) else {
                 return Err(format!("its key is not there at revision {revision}"));
             };
-            let prefix = [&asked.name[..], b"/"].concat();
+            let prefix = queue::prefix(&asked.name);
             let rivals = replay.model.rows_at(revision, |key| key.starts_with(&prefix));
             match rivals.iter().find(|rival| rival.create_revision < mine.create_revision) {
                 Some(owner) => Err(format!("at revision {revision} another one owns the lock, {owner:?}")),
@@ -83,6 +71,7 @@ mod tests {
     use super::*;
     use crate::checkers;
     use crate::history::Outcome;
+    use crate::world::clock::SimTime;
 
     const ONE: i64 = LEASES[0];
     const OTHER: i64 = LEASES[1];

@@ -6,6 +6,7 @@
 
 mod append_cycles;
 mod durable_acks;
+mod elections;
 mod equal_hashes;
 mod leases;
 mod linearizable;
@@ -23,10 +24,11 @@ use std::collections::BTreeMap;
 use prost::Message as _;
 use quorate_proto::mvccpb::KeyValue;
 
+use crate::history::election::{ElectionCall, Observation};
 use crate::history::lease::LeaseCall;
 use crate::history::lock::LockCall;
 use crate::history::watch::Watch;
-use crate::history::{Call, Operation, RevisionDiff};
+use crate::history::{Call, Operation, RevisionDiff, election};
 use crate::world::clock::{ClockErrors, SimTime};
 
 /// Everything that a run leaves to be judged.
@@ -40,6 +42,10 @@ pub struct Evidence {
     pub leases: Vec<LeaseCall>,
     /// Every call of the lock service, in order of its begin.
     pub locks: Vec<LockCall>,
+    /// Every call of the election service, in order of its begin.
+    pub elections: Vec<ElectionCall>,
+    /// Every observation of an election, in order of its begin.
+    pub observations: Vec<Observation>,
     /// The members' election timeout, in milliseconds.
     pub election_timeout_ms: u64,
     /// How wrong the members' clocks were.
@@ -71,17 +77,22 @@ impl Evidence {
     fn sightings(&self) -> impl Iterator<Item = (i64, SimTime)> {
         let answers = self.operations.iter().filter_map(|call| Some((call.answer()?.revision(), call.end)));
         let locks = self.locks.iter().filter_map(|call| Some((call.answer()?.revision(), call.end)));
+        let elections = self.elections.iter().filter_map(|call| Some((call.answer()?.revision(), call.end)));
+        let observed = self.observations.iter().flat_map(|observation| &observation.told);
+        let observed = observed.map(|(at, response)| (election::revision(response.header.as_ref()), *at));
         let responses = self.watches.iter().flat_map(|watch| &watch.responses);
         let events = responses.flat_map(|(at, response)| response.events.iter().map(move |event| (event, *at)));
         let watched =
             events.filter_map(|(event, at)| Some((KeyValue::decode(event.kv.clone()).ok()?.mod_revision, at)));
-        answers.chain(locks).chain(watched)
+        answers.chain(locks).chain(elections).chain(observed).chain(watched)
     }
 
     /// Every call of every service.
     pub fn calls(&self) -> impl Iterator<Item = Call> {
-        let others = self.leases.iter().map(Call::from).chain(self.locks.iter().map(Call::from));
-        self.operations.iter().map(Call::from).chain(others)
+        let operations = self.operations.iter().map(Call::from);
+        let leases = self.leases.iter().map(Call::from);
+        let locks = self.locks.iter().map(Call::from);
+        operations.chain(leases).chain(locks).chain(self.elections.iter().map(Call::from))
     }
 }
 
@@ -129,6 +140,7 @@ pub fn all() -> Vec<Box<dyn Checker>> {
         Box::new(watch::Watches),
         Box::new(leases::Leases),
         Box::new(locks::Locks),
+        Box::new(elections::Elections),
         Box::new(liveness::Liveness),
         Box::new(equal_hashes::EqualHashes),
     ]

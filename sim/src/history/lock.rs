@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_proto::v3lockpb as pb;
 
-use super::{Operation, Recorded, Service};
+use super::{Operation, Outcome, Recorded, Request, Service, queue};
 
 /// A call of the lock service.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,8 +32,19 @@ impl LockCall {
     /// it deletes.
     pub fn key(&self) -> Bytes {
         match &self.request {
-            LockRequest::Lock(lock) => [&lock.name[..], format!("/{:x}", lock.lease).as_bytes()].concat().into(),
+            LockRequest::Lock(lock) => queue::key(&lock.name, lock.lease),
             LockRequest::Unlock(unlock) => unlock.key.clone(),
+        }
+    }
+
+    /// What it may have written, each once at most. A Lock that fails cleans up.
+    pub fn writes(&self) -> Vec<Request> {
+        let key = self.key();
+        match &self.request {
+            _ if matches!(self.outcome, Outcome::Refused { .. }) => Vec::new(),
+            LockRequest::Lock(lock) if self.answer().is_some() => vec![queue::enter(&key, &Bytes::new(), lock.lease)],
+            LockRequest::Lock(lock) => vec![queue::enter(&key, &Bytes::new(), lock.lease), queue::leave(&key)],
+            LockRequest::Unlock(_) => vec![queue::leave(&key)],
         }
     }
 }

@@ -1,10 +1,12 @@
 //! What the clients asked and were told, with simulated times: the only thing that checkers believe.
 //!
 //! Calls of the KV service are [`Operation`]s; those of the other services have the same shape and are kept apart ([`lease`],
-//! [`lock`]), and so are watches, which are told many things ([`watch`]).
+//! [`lock`], [`election`]), and so are watches and observations, which are told many things ([`watch`], [`election`]).
 
+pub mod election;
 pub mod lease;
 pub mod lock;
+pub mod queue;
 pub mod watch;
 
 use std::collections::BTreeMap;
@@ -15,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use prost::Message;
 use quorate_proto::etcdserverpb as pb;
+use quorate_proto::v3electionpb::LeaderResponse;
 
 use crate::world::clock::{self, SimTime};
 use crate::world::lock;
@@ -197,6 +200,8 @@ pub struct Recorded {
     operations: Vec<Operation>,
     leases: Vec<lease::LeaseCall>,
     locks: Vec<lock::LockCall>,
+    elections: Vec<election::ElectionCall>,
+    observations: Vec<election::Observation>,
     watches: Vec<watch::Watch>,
     losses: Vec<DeclaredLoss>,
     answered: u64,
@@ -208,6 +213,15 @@ impl Recorded {
     fn is_lost(&self, operation: &Operation) -> bool {
         let revision = operation.answer().map_or(0, Answer::revision);
         self.losses.iter().any(|loss| operation.end < loss.at && revision > loss.revision)
+    }
+
+    /// These calls; of those that ended before a loss was declared nobody knows whether what they did has lasted.
+    fn uncertain<Q: Clone, A: Clone>(&self, calls: &[Operation<Q, A>]) -> Vec<Operation<Q, A>> {
+        let mut calls = calls.to_vec();
+        for call in calls.iter_mut().filter(|call| self.losses.iter().any(|loss| call.end < loss.at)) {
+            call.outcome = Outcome::Unknown;
+        }
+        calls
     }
 }
 
@@ -245,9 +259,14 @@ pub struct Ticket<Q = Request>(usize, PhantomData<Q>);
 #[derive(Clone, Copy)]
 pub struct WatchTicket(usize);
 
+/// An observation under way.
+#[derive(Clone, Copy)]
+pub struct ObservationTicket(usize);
+
 /// Traces tell services apart by their numbers, and calls of one service by theirs.
 const SERVICE_SHIFT: u32 = 48;
 const WATCHES: u64 = 3;
+const OBSERVATIONS: u64 = 5;
 
 impl Recorder {
     /// An empty record.
@@ -307,6 +326,20 @@ impl Recorder {
         watch.end = watch.end.min(clock::now());
     }
 
+    /// An election is observed from here on.
+    pub fn begin_observation(&self, client: u64, name: Bytes) -> ObservationTicket {
+        let mut state = lock(&self.state);
+        state.observations.push(election::Observation { client, name, start: clock::now(), told: Vec::new() });
+        ObservationTicket(state.observations.len() - 1)
+    }
+
+    /// The observer was told something.
+    pub fn observed(&self, ticket: ObservationTicket, response: LeaderResponse) {
+        let number = (OBSERVATIONS << SERVICE_SHIFT) | ticket.0 as u64;
+        self.trace.note(Event::Answer, &[number, 0], &response.encode_to_vec());
+        lock(&self.state).observations[ticket.0].told.push((clock::now(), response));
+    }
+
     /// What the survivor does not hold is lost. From here on the record is without what was answered of it, and without the
     /// watches from before: what they were told may be lost, too.
     pub fn declare_lost(&self, loss: DeclaredLoss) {
@@ -348,9 +381,20 @@ impl Recorder {
     /// Every call of the lock service so far, in order of their begin. What was answered before a loss was declared may be lost.
     pub fn locks(&self) -> Vec<lock::LockCall> {
         let state = lock(&self.state);
-        let may_be_lost = |call: &lock::LockCall| state.losses.iter().any(|loss| call.end < loss.at);
-        let perhaps_lost = |call: &lock::LockCall| lock::LockCall { outcome: Outcome::Unknown, ..call.clone() };
-        state.locks.iter().map(|call| if may_be_lost(call) { perhaps_lost(call) } else { call.clone() }).collect()
+        state.uncertain(&state.locks)
+    }
+
+    /// The same of the election service.
+    pub fn elections(&self) -> Vec<election::ElectionCall> {
+        let state = lock(&self.state);
+        state.uncertain(&state.elections)
+    }
+
+    /// Every observation of an election so far that began after all losses, in order of their begin.
+    pub fn observations(&self) -> Vec<election::Observation> {
+        let state = lock(&self.state);
+        let is_kept = |call: &&election::Observation| state.losses.iter().all(|loss| call.start >= loss.at);
+        state.observations.iter().filter(is_kept).cloned().collect()
     }
 
     /// Every watch so far, in order of their begin. Those that go on were listened to until now.

@@ -207,6 +207,8 @@ async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Repor
         watches: recorder.watches(),
         leases: recorder.leases(),
         locks: recorder.locks(),
+        elections: recorder.elections(),
+        observations: recorder.observations(),
         election_timeout_ms: plan.limits.settings.election_ms,
         clocks: cluster.machines.iter().fold(ClockErrors::default(), |worst, machine| worst.or(machine.clock.errors())),
         taps: recorder.taps(),

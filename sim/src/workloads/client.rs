@@ -11,6 +11,7 @@ use quorate_runtime::net::Address;
 use quorate_types::Error;
 
 use crate::faults::Stage;
+use crate::history::election::{ElectionAnswer, ElectionRequest, NO_LEADER, NOT_LEADER};
 use crate::history::lease::{LeaseAnswer, LeaseRequest};
 use crate::history::lock::{LockAnswer, LockRequest};
 use crate::history::{Answer, Outcome, Recorder, Request, Service, Ticket};
@@ -232,6 +233,14 @@ impl Client {
         self.end_call(ticket, result)
     }
 
+    /// Calls the election service, waits no longer than `patience`, and records request and outcome.
+    pub async fn elect(&mut self, request: ElectionRequest, patience: Duration) -> Outcome<ElectionAnswer> {
+        let mut link = self.connect().await;
+        let ticket = self.recorder.begin(self.number, request.clone());
+        let result = within(patience, link.elect(request)).await;
+        self.end_call(ticket, result)
+    }
+
     /// A keep-alive stream to some member; none, if that one does not answer in time.
     pub async fn keep_alive_stream(&mut self) -> Option<KeepAliveStream> {
         let link = self.connect().await;
@@ -328,7 +337,8 @@ impl Client {
         }
         let promises_nothing_was_done = REFUSALS
             .iter()
-            .any(|error| error.message() == status.message() && error.code() as i32 == status.code() as i32);
+            .any(|error| error.message() == status.message() && error.code() as i32 == status.code() as i32)
+            || [NO_LEADER, NOT_LEADER].contains(&status.message());
         if promises_nothing_was_done {
             Outcome::Refused { code: status.code() as i32, message: status.message().to_owned() }
         } else {

@@ -10,11 +10,13 @@ use quorate_client::{Connection, KeepAliveStream};
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_proto::etcdserverpb::lease_client::LeaseClient;
+use quorate_proto::v3electionpb::election_client::ElectionClient;
 use quorate_proto::v3lockpb::lock_client::LockClient;
 use quorate_runtime::sync::oneshot;
 use quorate_runtime::{BoxFuture, Rt};
 use tonic::Status;
 
+use crate::history::election::{ElectionAnswer, ElectionRequest};
 use crate::history::lease::{LeaseAnswer, LeaseRequest};
 use crate::history::lock::{LockAnswer, LockRequest};
 use crate::history::{Answer, Request};
@@ -127,6 +129,21 @@ impl Link {
         })
     }
 
+    /// The same for the election service.
+    pub async fn elect(&mut self, request: ElectionRequest) -> Result<ElectionAnswer, Status> {
+        let connection = match self {
+            Self::Grpc(connection, _) => connection,
+            Self::Direct(link) => return link.call(|api| Box::pin(handle_election(api, request))).await,
+        };
+        let mut client = ElectionClient::with_origin(connection.clone(), connection.origin());
+        Ok(match request {
+            ElectionRequest::Campaign(asked) => ElectionAnswer::Campaign(client.campaign(asked).await?.into_inner()),
+            ElectionRequest::Proclaim(asked) => ElectionAnswer::Proclaim(client.proclaim(asked).await?.into_inner()),
+            ElectionRequest::Leader(asked) => ElectionAnswer::Leader(client.leader(asked).await?.into_inner()),
+            ElectionRequest::Resign(asked) => ElectionAnswer::Resign(client.resign(asked).await?.into_inner()),
+        })
+    }
+
     /// A range through RangeStream, put together again. A call that is handed over as it is has no pieces.
     pub async fn stream(&mut self, range: pb::RangeRequest) -> Result<Answer, Status> {
         let kv = match self {
@@ -202,5 +219,15 @@ async fn handle_lock(api: Arc<Api>, request: LockRequest) -> Result<LockAnswer, 
     Ok(match request {
         LockRequest::Lock(lock) => LockAnswer::Lock(api.lock(lock).await?),
         LockRequest::Unlock(unlock) => LockAnswer::Unlock(api.unlock(unlock).await?),
+    })
+}
+
+async fn handle_election(api: Arc<Api>, request: ElectionRequest) -> Result<ElectionAnswer, Status> {
+    api.admit_call(false)?;
+    Ok(match request {
+        ElectionRequest::Campaign(asked) => ElectionAnswer::Campaign(api.campaign(asked).await?),
+        ElectionRequest::Proclaim(asked) => ElectionAnswer::Proclaim(api.proclaim(asked).await?),
+        ElectionRequest::Leader(asked) => ElectionAnswer::Leader(api.leader(asked).await?),
+        ElectionRequest::Resign(asked) => ElectionAnswer::Resign(api.resign(asked).await?),
     })
 }

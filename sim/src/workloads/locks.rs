@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_proto::etcdserverpb as pb;
-use quorate_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
+use quorate_proto::etcdserverpb::compare::CompareResult;
 use quorate_proto::etcdserverpb::request_op::Request as Op;
 use quorate_proto::v3lockpb::{LockRequest as Lock, UnlockRequest as Unlock};
 use quorate_runtime::BoxFuture;
@@ -15,7 +15,7 @@ use quorate_runtime::BoxFuture;
 use super::{Client, Workload};
 use crate::history::lease::{LeaseAnswer, LeaseRequest};
 use crate::history::lock::{LockAnswer, LockRequest};
-use crate::history::{Outcome, Request};
+use crate::history::{Outcome, Request, queue};
 use crate::world::clock;
 use crate::world::dice::Dice;
 
@@ -69,7 +69,7 @@ impl Locks {
     async fn turn(&self, client: &mut Client, lease: Option<i64>) -> Option<i64> {
         let lease = match lease {
             Some(lease) => lease,
-            None => self.grant(client).await?,
+            None => client.grant(self.ttl_max_secs).await?,
         };
         let name: Bytes = format!("lock{}", client.dice.below(self.names)).into();
         let patience = Duration::from_millis(client.dice.between(100, self.patience_max_ms));
@@ -100,37 +100,32 @@ impl Locks {
         client.unlock(owned.key).await;
         Some(lease)
     }
-
-    async fn grant(&self, client: &mut Client) -> Option<i64> {
-        let ttl = client.dice.between(1, self.ttl_max_secs) as i64;
-        match client.lease(LeaseRequest::Grant(pb::LeaseGrantRequest { ttl, id: 0 })).await {
-            Outcome::Answered(LeaseAnswer::Grant(granted)) => Some(granted.id),
-            _ => {
-                let pause_ms = client.dice.between(10, 200);
-                clock::sleep(Duration::from_millis(pause_ms)).await;
-                None
-            }
-        }
-    }
 }
 
 /// A put that happens only as long as the owner's key is there.
 async fn write_as_owner(client: &mut Client, owned: &Bytes) {
     let mark = client.mark();
     let (key, value) = (client.key(), client.value(&mark, 0));
-    let is_owner = pb::Compare {
-        result: CompareResult::Greater as i32,
-        target: CompareTarget::Create as i32,
-        key: owned.clone(),
-        range_end: Bytes::new(),
-        target_union: Some(TargetUnion::CreateRevision(0)),
-    };
+    let is_owner = queue::created(owned, CompareResult::Greater, 0);
     let put = pb::RequestOp { request: Some(Op::RequestPut(pb::PutRequest { key, value, ..Default::default() })) };
     let guarded = pb::TxnRequest { compare: vec![is_owner], success: vec![put], failure: Vec::new() };
     client.call(Request::Txn(guarded)).await;
 }
 
 impl Client {
+    /// A lease for its queues of `ttl_max_secs` or less, whose id the member chooses; none if there was no answer.
+    pub(super) async fn grant(&mut self, ttl_max_secs: u64) -> Option<i64> {
+        let ttl = self.dice.between(1, ttl_max_secs) as i64;
+        match self.lease(LeaseRequest::Grant(pb::LeaseGrantRequest { ttl, id: 0 })).await {
+            Outcome::Answered(LeaseAnswer::Grant(granted)) => Some(granted.id),
+            _ => {
+                let pause_ms = self.dice.between(10, 200);
+                clock::sleep(Duration::from_millis(pause_ms)).await;
+                None
+            }
+        }
+    }
+
     async fn unlock(&mut self, key: Bytes) {
         let patience = self.options.timeout;
         self.lock(LockRequest::Unlock(Unlock { key }), patience).await;

@@ -6,6 +6,7 @@
 mod batches;
 mod client;
 mod compaction;
+mod elections;
 mod leases;
 mod link;
 mod lists;
@@ -48,5 +49,6 @@ pub const ALL: &[(&str, Make)] = &[
     ("lists", |dice| Box::new(lists::Lists::draw(dice))),
     ("leases", |dice| Box::new(leases::Leases::draw(dice))),
     ("maintenance", |dice| Box::new(maintenance::Maintenance::draw(dice))),
+    ("elections", |dice| Box::new(elections::Elections::draw(dice))),
     ("locks", |dice| Box::new(locks::Locks::draw(dice))),
 ];

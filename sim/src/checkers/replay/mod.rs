@@ -8,8 +8,9 @@
 //!
 //! Where there are leases, they end without naming their revision, and without anybody asking if they expire: a revision that
 //! deletes all keys of one lease, and nothing else, may also have been made by its end, once for each time that it was
-//! granted. And the lock service writes: a Lock puts its key, and deletes it if it fails; an Unlock deletes it.
+//! granted. And the lock and election services write for their callers: a Lock puts its key, and deletes it if it fails.
 
+mod existence;
 mod order;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,10 +19,12 @@ use bytes::Bytes;
 use prost::{DecodeError, Message};
 use quorate_proto::mvccpb::KeyValue;
 
+pub(super) use self::existence::Existence;
 use self::order::Order;
 use super::Evidence;
+use crate::history::election::ElectionCall;
 use crate::history::lease;
-use crate::history::lock::{LockCall, LockRequest};
+use crate::history::lock::LockCall;
 use crate::history::{Answer, Operation, Outcome, Request, RevisionDiff};
 use crate::model::{Changes, Model};
 use crate::world::clock::SimTime;
@@ -54,10 +57,40 @@ pub(super) enum Maker<'a> {
     Answered(&'a Operation),
     /// An operation that nobody heard of again. Another one with the same effect may have been it.
     Unknown(&'a Operation),
-    /// A call of the lock service.
-    Lock(&'a LockCall),
+    /// A call of a service that writes for its callers.
+    Service(ServiceCall<'a>),
     /// The end of this lease. `certain`: nobody else could have done the same.
     LeaseEnd { lease: i64, certain: bool },
+}
+
+/// A call of a service that writes for its callers.
+#[derive(Clone, Copy)]
+pub(super) enum ServiceCall<'a> {
+    Lock(&'a LockCall),
+    Election(&'a ElectionCall),
+}
+
+impl ServiceCall<'_> {
+    fn start(self) -> SimTime {
+        match self {
+            ServiceCall::Lock(call) => call.start,
+            ServiceCall::Election(call) => call.start,
+        }
+    }
+
+    fn writes(self) -> Vec<Request> {
+        match self {
+            ServiceCall::Lock(call) => call.writes(),
+            ServiceCall::Election(call) => call.writes(),
+        }
+    }
+
+    fn describe(self) -> String {
+        match self {
+            ServiceCall::Lock(call) => call.describe(),
+            ServiceCall::Election(call) => call.describe(),
+        }
+    }
 }
 
 impl Made<'_> {
@@ -65,7 +98,7 @@ impl Made<'_> {
     pub(super) fn start(&self) -> SimTime {
         match self.by {
             Maker::Answered(operation) | Maker::Unknown(operation) => operation.start,
-            Maker::Lock(call) => call.start,
+            Maker::Service(call) => call.start(),
             Maker::LeaseEnd { .. } => SimTime::default(),
         }
     }
@@ -74,7 +107,7 @@ impl Made<'_> {
     pub(super) fn effective_end(&self) -> SimTime {
         match self.by {
             Maker::Answered(operation) => operation.end,
-            Maker::Unknown(_) | Maker::Lock(_) | Maker::LeaseEnd { .. } => SimTime::NEVER,
+            Maker::Unknown(_) | Maker::Service(_) | Maker::LeaseEnd { .. } => SimTime::NEVER,
         }
     }
 
@@ -82,7 +115,7 @@ impl Made<'_> {
     pub(super) fn describe(&self) -> String {
         match self.by {
             Maker::Answered(operation) | Maker::Unknown(operation) => operation.describe(),
-            Maker::Lock(call) => call.describe(),
+            Maker::Service(call) => call.describe(),
             Maker::LeaseEnd { lease, .. } => format!("the end of lease {lease}"),
         }
     }
@@ -194,7 +227,8 @@ fn replay_claimed(model: &mut Model, revision: i64, write: &Operation) -> Result
 /// Revisions that no answered write claims, and who may have made them.
 struct Gaps<'a> {
     unknown: Vec<&'a Operation>,
-    locks: &'a [LockCall],
+    /// What services may have written for their callers, each at most once.
+    service_writes: Vec<(ServiceCall<'a>, Request)>,
     /// How often each lease may have been granted.
     grants: BTreeMap<i64, usize>,
     /// When somebody was first told of revision `index` (or a later one): its maker had begun by then.
@@ -214,10 +248,8 @@ struct Gap {
 enum Candidate {
     /// An index of `unknown`.
     Operation(usize),
-    /// The put of the Lock with that index.
-    Acquire(usize),
-    /// The deletion by the call of the lock service with that index.
-    Release(usize),
+    /// An index of `service_writes`.
+    Service(usize),
     /// The end of a lease, for one of the times that it was granted.
     LeaseEnd(i64, usize),
 }
@@ -237,7 +269,10 @@ impl<'a> Gaps<'a> {
         for index in (1..seen.len()).rev() {
             seen[index - 1] = seen[index - 1].min(seen[index]);
         }
-        Self { unknown, locks: &evidence.locks, grants, seen, gaps: Vec::new() }
+        let locks = evidence.locks.iter().map(ServiceCall::Lock);
+        let calls = locks.chain(evidence.elections.iter().map(ServiceCall::Election));
+        let service_writes = calls.flat_map(|call| call.writes().into_iter().map(move |write| (call, write))).collect();
+        Self { unknown, service_writes, grants, seen, gaps: Vec::new() }
     }
 
     /// `model` is the state before `revision`, which changed `diff`.
@@ -257,7 +292,7 @@ impl<'a> Gaps<'a> {
             }
         }
         let operations = candidates.len();
-        candidates.extend(self.lock_writes(seen, revision, diff));
+        candidates.extend(self.service_writes(model, seen, revision, diff));
         if let Some(lease) = lease_that_ends(model, revision, diff) {
             let times = self.grants.get(&lease).copied().unwrap_or(0);
             candidates.extend((0..times).map(|time| Candidate::LeaseEnd(lease, time)));
@@ -274,32 +309,16 @@ impl<'a> Gaps<'a> {
         Ok(())
     }
 
-    /// The calls of the lock service that may have changed exactly this.
-    fn lock_writes(&self, seen: SimTime, revision: i64, diff: &RevisionDiff) -> Vec<Candidate> {
-        let (Some((key, row)), 1) = (diff.first_key_value(), diff.len()) else { return Vec::new() };
-        let about = |(index, call): (usize, &LockCall)| {
-            if call.start > seen || call.key() != *key {
-                return None;
-            }
-            match (&call.request, row) {
-                (LockRequest::Lock(lock), Some(row)) => {
-                    let owned = KeyValue {
-                        key: key.clone(),
-                        create_revision: revision,
-                        mod_revision: revision,
-                        version: 1,
-                        lease: lock.lease,
-                        ..Default::default()
-                    };
-                    (*row == owned.encode_to_vec()).then_some(Candidate::Acquire(index))
-                }
-                // A Lock that fails cleans up.
-                (LockRequest::Lock(_), None) => call.answer().is_none().then_some(Candidate::Release(index)),
-                (LockRequest::Unlock(_), None) => Some(Candidate::Release(index)),
-                (LockRequest::Unlock(_), Some(_)) => None,
-            }
+    /// What services have written that changes exactly this.
+    fn service_writes(&self, model: &Model, seen: SimTime, revision: i64, diff: &RevisionDiff) -> Vec<Candidate> {
+        let fits = |(call, write): &(ServiceCall, Request)| {
+            let (_, changes) = model.try_at(write, revision - 1);
+            call.start() <= seen && model.effect(revision - 1, &changes) == *diff
         };
-        self.locks.iter().enumerate().filter_map(about).collect()
+        // They write one key at a time.
+        let (Some(key), 1) = (diff.keys().next(), diff.len()) else { return Vec::new() };
+        let of_key = self.service_writes.iter().enumerate().filter(|(_, (_, write))| written_key(write) == Some(key));
+        of_key.filter(|(_, write)| fits(write)).map(|(index, _)| Candidate::Service(index)).collect()
     }
 
     /// A maker of its own for each gap (augmenting paths).
@@ -315,7 +334,7 @@ impl<'a> Gaps<'a> {
             let Gap { revision, candidates, .. } = &self.gaps[gap];
             let maker = match candidate {
                 Candidate::Operation(index) => Maker::Unknown(self.unknown[index]),
-                Candidate::Acquire(index) | Candidate::Release(index) => Maker::Lock(&self.locks[index]),
+                Candidate::Service(index) => Maker::Service(self.service_writes[index].0),
                 Candidate::LeaseEnd(lease, _) => {
                     let certain = candidates.iter().all(|other| matches!(other, Candidate::LeaseEnd(..)));
                     Maker::LeaseEnd { lease, certain }
@@ -341,6 +360,15 @@ impl<'a> Gaps<'a> {
             }
         }
         false
+    }
+}
+
+/// The key that a service writes.
+fn written_key(write: &Request) -> Option<&Bytes> {
+    match write {
+        Request::Delete(delete) => Some(&delete.key),
+        Request::Txn(guarded) => guarded.compare.first().map(|compare| &compare.key),
+        _ => None,
     }
 }
 

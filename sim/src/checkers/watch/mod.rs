@@ -25,7 +25,7 @@ use quorate_proto::etcdserverpb as pb;
 use quorate_proto::mvccpb::Event;
 use quorate_types::Error;
 
-use super::replay::{Replay, compactions};
+use super::replay::{Existence, Replay, compactions};
 use super::{Checker, Evidence};
 use crate::history::Operation;
 use crate::history::watch::{Watch, is_progress};
@@ -59,18 +59,14 @@ impl Checker for Watches {
 struct Truth<'a> {
     evidence: &'a Evidence,
     replay: Replay<'a>,
-    /// By when each revision (from the first on) existed, at the latest.
-    existed: Vec<SimTime>,
+    existence: Existence,
     compactions: Vec<(&'a Operation, i64)>,
 }
 
 impl<'a> Truth<'a> {
     fn new(replay: Replay<'a>, evidence: &'a Evidence) -> Self {
-        let mut existed: Vec<SimTime> = replay.made.iter().map(|made| made.effective_end()).collect();
-        for index in (1..existed.len()).rev() {
-            existed[index - 1] = existed[index - 1].min(existed[index]);
-        }
-        Self { evidence, replay, existed, compactions: compactions(&evidence.operations).collect() }
+        let existence = Existence::of(&replay, evidence);
+        Self { evidence, replay, existence, compactions: compactions(&evidence.operations).collect() }
     }
 
     /// True if somebody had asked by `at` for a compaction that hides `revision`.
@@ -313,7 +309,7 @@ impl<'a> Judge<'a> {
         // Those before the first one told are before the beginning of a watch from revision 0.
         let begun = self.expected.iter().position(|expected| expected.told_at.is_some()).unwrap_or(self.next);
         for expected in &self.expected[begun..] {
-            let due = due(self.truth.existed[(expected.revision - super::replay::FIRST_WRITE) as usize]);
+            let due = due(self.truth.existence.by(expected.revision));
             if is_late(due, expected.told_at) {
                 return Err(format!("not told by {due} of {}", expected.describe()));
             }
