@@ -4,7 +4,7 @@ import gotests
 import install
 
 # Of Go tests.
-TESTS_MIN = 3
+TESTS_MIN = 4
 
 
 def check(report, options, work):

@@ -42,10 +42,12 @@ func Dial(t *testing.T, endpoint string) *grpc.ClientConn {
 // Daemon is a server on a data directory; it can be ended and started again.
 type Daemon struct {
 	Endpoint string
-	dataDir  string
-	peerURL  string
-	process  *exec.Cmd
-	ended    chan error
+	// Flags are further ones for the next start.
+	Flags   []string
+	dataDir string
+	peerURL string
+	process *exec.Cmd
+	ended   chan error
 }
 
 // New prepares a server with a fresh data directory; whatever runs at the end of the test is killed.
@@ -66,6 +68,9 @@ func New(t *testing.T) *Daemon {
 // WALDir is where the server keeps its write-ahead log.
 func (d *Daemon) WALDir() string { return filepath.Join(d.dataDir, "member", "wal") }
 
+// LogPath is where the server's log goes.
+func (d *Daemon) LogPath() string { return d.dataDir + ".log" }
+
 // Start starts the server and waits until it answers a linearizable read.
 func (d *Daemon) Start(t *testing.T) {
 	t.Helper()
@@ -79,7 +84,8 @@ func (d *Daemon) Start(t *testing.T) {
 		"--listen-peer-urls", d.peerURL, "--initial-advertise-peer-urls", d.peerURL,
 		"--initial-cluster", "m1=" + d.peerURL,
 	}, strings.Fields(os.Getenv("QUORATE_SERVER_FLAGS"))...)
-	log, err := os.OpenFile(d.dataDir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	flags = append(flags, d.Flags...)
+	log, err := os.OpenFile(d.LogPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +166,7 @@ func (d *Daemon) MemoryMiB(t *testing.T) float64 {
 }
 
 func (d *Daemon) logTail() string {
-	text, _ := os.ReadFile(d.dataDir + ".log")
+	text, _ := os.ReadFile(d.LogPath())
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	return strings.Join(lines[max(0, len(lines)-15):], "\n")
 }

@@ -396,6 +396,20 @@ pub const ALL: &[Bug] = &[
         membership: false,
     },
     Bug {
+        name: "one-revision-less-is-kept",
+        source: "folklore",
+        what: "compaction by itself keeps one revision less than it should",
+        checker: "auto_compaction",
+        membership: false,
+    },
+    Bug {
+        name: "newest-note-is-compacted",
+        source: "folklore",
+        what: "compaction by itself goes up to the revision of now, not to that of a period ago",
+        checker: "auto_compaction",
+        membership: false,
+    },
+    Bug {
         name: "new-leader-counts-what-may-be-left",
         source: "F-28",
         what: "a new leader gives leases half of their time, because some of it must be over",

@@ -10,7 +10,7 @@ use prost::Message as _;
 use quorate_proto::mvccpb::KeyValue;
 use quorate_proto::v3electionpb::{CampaignRequest, CampaignResponse, LeaderKey};
 
-use super::replay::{Existence, Replay, compactions};
+use super::replay::{Existence, Replay};
 use super::{Checker, Evidence};
 use crate::history::election::{
     ElectionAnswer, ElectionCall, ElectionRequest, NO_LEADER, NOT_LEADER, Observation, revision,
@@ -110,7 +110,7 @@ impl Judge<'_> {
         }
         let turn = self.turn(&asked.name, leader.rev).ok_or("its turn never came")?;
         match self.replay.at(turn) {
-            Some(made) if made.start() > call.end => {
+            Some(made) if made.start > call.end => {
                 Err(format!("its turn came at revision {turn}, which was made later"))
             }
             _ => Ok(()),
@@ -188,7 +188,7 @@ impl Judge<'_> {
             return Ok(());
         }
         // After a gap in the history it looks again, and may find the same.
-        let looked_again = compactions(&self.evidence.operations).any(|(_, compacted)| compacted > before.mod_revision);
+        let looked_again = self.evidence.compactions().any(|compaction| compaction.revision > before.mod_revision);
         match told.version - before.version {
             1 => Ok(()),
             0.. if looked_again => Ok(()),

@@ -13,9 +13,10 @@ use std::collections::BTreeSet;
 
 use quorate_types::Error;
 
-use super::replay::{FIRST_WRITE, Made, Replay, bare, compactions, wrong_answer};
+use super::replay::{FIRST_WRITE, Made, Replay, bare, wrong_answer};
 use super::revisions::is_serializable;
 use super::{Checker, Evidence};
+use crate::history::compaction::Compaction;
 use crate::history::lease::{attached_to, granted};
 use crate::history::{Answer, Operation, Outcome, Request};
 use crate::world::clock::SimTime;
@@ -60,14 +61,14 @@ struct Order<'a> {
     begun: Vec<SimTime>,
     /// Earliest answer of the writes from that index on.
     answered: Vec<SimTime>,
-    compactions: Vec<(&'a Operation, i64)>,
+    compactions: Vec<Compaction<'a>>,
     granted: BTreeSet<i64>,
 }
 
 impl<'a> Order<'a> {
     fn new(evidence: &'a Evidence) -> Result<Self, String> {
         let replay = Replay::new(evidence)?;
-        let mut begun: Vec<SimTime> = replay.made.iter().map(Made::start).collect();
+        let mut begun: Vec<SimTime> = replay.made.iter().map(|made| made.start).collect();
         for index in 1..begun.len() {
             begun[index] = begun[index].max(begun[index - 1]);
         }
@@ -75,7 +76,7 @@ impl<'a> Order<'a> {
         for index in (1..answered.len()).rev() {
             answered[index - 1] = answered[index - 1].min(answered[index]);
         }
-        let compactions = compactions(&evidence.operations).collect();
+        let compactions = evidence.compactions().collect();
         Ok(Self { replay, begun, answered, compactions, granted: granted(&evidence.leases) })
     }
 
@@ -88,8 +89,8 @@ impl<'a> Order<'a> {
     /// Writes do not swap: none was answered before one of a lower revision began.
     fn writes_agree_with_time(&self) -> Result<(), String> {
         for (index, write) in self.replay.made.iter().enumerate() {
-            if self.answered.get(index + 1).is_some_and(|&answered| answered < write.start()) {
-                let other = self.replay.made[index + 1..].iter().find(|other| other.effective_end() < write.start());
+            if self.answered.get(index + 1).is_some_and(|&answered| answered < write.start) {
+                let other = self.replay.made[index + 1..].iter().find(|other| other.effective_end() < write.start);
                 return Err(format!(
                     "real time disagrees: {} has a lower revision than {}, which had ended before",
                     write.describe(),
@@ -106,7 +107,7 @@ impl<'a> Order<'a> {
             return Err(format!("a read at revision {revision}, which nobody made: {}", read.describe()));
         };
         if index > 0 && self.begun[index - 1] > read.end {
-            let write = self.replay.made[..index].iter().find(|write| write.start() > read.end);
+            let write = self.replay.made[..index].iter().find(|write| write.start > read.end);
             return Err(format!(
                 "a read from the future: {} rests on {}",
                 read.describe(),
@@ -137,11 +138,10 @@ impl<'a> Order<'a> {
             Request::Compact(compact) => compact.revision - 1,
             _ => return Ok(()),
         };
-        let before = self.compactions.iter().find(|(compaction, compacted)| {
-            *compacted > limit && compaction.answer().is_some() && compaction.end < operation.start
-        });
-        match before {
-            Some((compaction, _)) => Err(format!(
+        let is_before = |asked: &&Operation| asked.answer().is_some() && asked.end < operation.start;
+        let hiding = self.compactions.iter().filter(|compaction| compaction.revision > limit);
+        match hiding.filter_map(|compaction| compaction.asked).find(is_before) {
+            Some(compaction) => Err(format!(
                 "answered at revision {revision} although compacted: {} before {}",
                 compaction.describe(),
                 operation.describe()
@@ -159,7 +159,7 @@ impl<'a> Order<'a> {
             let justified = self
                 .compactions
                 .iter()
-                .any(|(compaction, compacted)| *compacted > wanted && compaction.start <= operation.end);
+                .any(|compaction| compaction.revision > wanted && compaction.start <= operation.end);
             return if justified { Ok(()) } else { Err(format!("no compaction explains {}", operation.describe())) };
         }
         // Whether a lease that was granted is there depends on time: `leases` judges that.

@@ -5,6 +5,7 @@
 //! nothing.
 
 mod append_cycles;
+mod auto_compaction;
 mod durable_acks;
 mod elections;
 mod equal_hashes;
@@ -24,6 +25,7 @@ use std::collections::BTreeMap;
 use prost::Message as _;
 use quorate_proto::mvccpb::KeyValue;
 
+use crate::history::compaction::{self, AutoCompaction, Compaction};
 use crate::history::election::{ElectionCall, Observation};
 use crate::history::lease::LeaseCall;
 use crate::history::lock::LockCall;
@@ -52,6 +54,12 @@ pub struct Evidence {
     pub clocks: ClockErrors,
     /// What the revisions that no answered write claims have changed.
     pub taps: BTreeMap<i64, RevisionDiff>,
+    /// The request, encoded, that has made each revision, as members have told.
+    pub committed: BTreeMap<i64, Vec<u8>>,
+    /// What members are to leave of the history by themselves.
+    pub kept: Option<quorate_member::AutoCompaction>,
+    /// When they have begun to compact by themselves.
+    pub auto_compactions: Vec<AutoCompaction>,
     /// When members were killed, in order.
     pub crashes: Vec<SimTime>,
     /// When all faults had ended.
@@ -73,6 +81,11 @@ pub struct Evidence {
 }
 
 impl Evidence {
+    /// Every compaction that may have happened.
+    fn compactions(&self) -> impl Iterator<Item = Compaction<'_>> {
+        compaction::all(&self.operations, &self.auto_compactions)
+    }
+
     /// Each revision that somebody was told of, and when.
     fn sightings(&self) -> impl Iterator<Item = (i64, SimTime)> {
         let answers = self.operations.iter().filter_map(|call| Some((call.answer()?.revision(), call.end)));
@@ -141,6 +154,7 @@ pub fn all() -> Vec<Box<dyn Checker>> {
         Box::new(leases::Leases),
         Box::new(locks::Locks),
         Box::new(elections::Elections),
+        Box::new(auto_compaction::AutoCompactions),
         Box::new(liveness::Liveness),
         Box::new(equal_hashes::EqualHashes),
     ]

@@ -3,6 +3,7 @@
 //! Calls of the KV service are [`Operation`]s; those of the other services have the same shape and are kept apart ([`lease`],
 //! [`lock`], [`election`]), and so are watches and observations, which are told many things ([`watch`], [`election`]).
 
+pub mod compaction;
 pub mod election;
 pub mod lease;
 pub mod lock;

@@ -11,6 +11,7 @@ pub const MARKS: &[&str] = &[
     "batches_are_told_early",
     "checkpoint_taken_back",
     "checkpoints_written",
+    "compacted_by_itself",
     "compacted_watcher_stalls",
     "defragmentation_overtaken",
     "defragmented",

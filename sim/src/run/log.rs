@@ -9,6 +9,7 @@ use tracing::span;
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 
+use crate::history::compaction::AutoCompaction;
 use crate::world::cluster::machine_name;
 use crate::world::net::MachineId;
 use crate::world::{clock, lock, whose};
@@ -28,7 +29,11 @@ struct Collected {
     /// There were more than are kept.
     has_dropped: bool,
     counts: BTreeMap<String, u64>,
+    auto_compactions: Vec<AutoCompaction>,
 }
+
+/// How the line begins that a member logs before it compacts by itself.
+const AUTO_COMPACTION: &str = "starting auto ";
 
 impl LogCollector {
     /// The last lines, oldest first.
@@ -42,6 +47,11 @@ impl LogCollector {
         let state = lock(&self.state);
         let found = state.lines.iter().any(|(whose, line)| *whose == Some(machine) && line.contains(words));
         (found || !state.has_dropped).then_some(found)
+    }
+
+    /// Every compaction that a member has begun by itself, in order.
+    pub fn auto_compactions(&self) -> Vec<AutoCompaction> {
+        lock(&self.state).auto_compactions.clone()
     }
 
     /// How often each message came, by level and text.
@@ -83,6 +93,9 @@ impl Subscriber for LogCollector {
         let level = event.metadata().level();
         let mut state = lock(&self.state);
         *state.counts.entry(format!("{level} {}", without_figures(&line.message))).or_default() += 1;
+        if let Some(revision) = line.revision.filter(|_| line.message.starts_with(AUTO_COMPACTION)) {
+            state.auto_compactions.push(AutoCompaction { at: clock::now(), revision });
+        }
         if state.lines.len() == KEPT_LINES {
             state.lines.pop_front();
             state.has_dropped = true;
@@ -100,9 +113,17 @@ impl Subscriber for LogCollector {
 struct Line {
     message: String,
     fields: String,
+    revision: Option<i64>,
 }
 
 impl Visit for Line {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        if field.name() == "revision" {
+            self.revision = Some(value);
+        }
+        self.record_debug(field, &value);
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         // Writing to a string cannot fail.
         if field.name() == "message" {

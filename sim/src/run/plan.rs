@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_member::MemberConfig;
+use quorate_member::{AutoCompaction, MemberConfig};
 
 use crate::faults::{self, Fault, membership, quorum_lost};
 use crate::scenario::{self, Scenario};
@@ -230,9 +230,19 @@ fn draw_settings(options: &Options, depth: Depth, dice: &mut Dice) -> MemberConf
         compaction_batch_rows: *dice.pick(if often { &[1, 10, 1000] } else { &[100, 1000] }),
         compaction_interval: Duration::from_millis(*dice.pick(if often { &[1, 10, 200] } else { &[10, 200] })),
         defragment_slice_bytes: *dice.pick(&[300, 8 << 10, 8 << 20]),
+        auto_compaction: draw_auto_compaction(dice),
         lease_checkpoint_interval: dice.percent(50).then(|| Duration::from_millis(dice.between(500, 5000))),
         unsafe_no_fsync: options.unsafe_no_fsync,
         ..defaults
+    }
+}
+
+fn draw_auto_compaction(dice: &mut Dice) -> Option<AutoCompaction> {
+    let interval = Duration::from_millis(dice.between(200, 5000));
+    match dice.below(10) {
+        0 => Some(AutoCompaction::Periodic(Duration::from_millis(dice.between(1000, 15_000)))),
+        1 => Some(AutoCompaction::Revision { kept: dice.magnitude(1, 500) as i64, interval }),
+        _ => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use quorate_member::{ClusterState, MemberConfig};
+use quorate_member::{AutoCompaction, ClusterState, MemberConfig};
 
 use super::words::Span;
 
@@ -76,6 +76,32 @@ const ALL: &[(&str, Set, Get)] = &[
         "lease-checkpoint-interval",
         |c, v| set_span(c.lease_checkpoint_interval.get_or_insert_default(), v),
         |c| c.lease_checkpoint_interval.map_or_else(|| "0s".to_owned(), span),
+    ),
+    (
+        "auto-compaction-period",
+        |c, v| {
+            let period = Duration::from_nanos(Span::read(v)?.0);
+            c.auto_compaction = (!period.is_zero()).then_some(AutoCompaction::Periodic(period));
+            Some(())
+        },
+        |c| match c.auto_compaction {
+            Some(AutoCompaction::Periodic(period)) => span(period),
+            _ => "0s".to_owned(),
+        },
+    ),
+    // A number of revisions, and after a slash how often the leader looks.
+    (
+        "auto-compaction-revisions",
+        |c, v| {
+            let (kept, interval) = v.split_once('/').unwrap_or((v, "5m"));
+            let (kept, interval) = (kept.parse().ok()?, Duration::from_nanos(Span::read(interval)?.0));
+            c.auto_compaction = (kept > 0).then_some(AutoCompaction::Revision { kept, interval });
+            (kept >= 0).then_some(())
+        },
+        |c| match c.auto_compaction {
+            Some(AutoCompaction::Revision { kept, interval }) => format!("{kept}/{}", span(interval)),
+            _ => "0".to_owned(),
+        },
     ),
     ("compaction-sleep-interval", |c, v| set_span(&mut c.compaction_interval, v), |c| span(c.compaction_interval)),
 ];

@@ -9,15 +9,20 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::mvccpb::KeyValue;
+use quorate_types::Error;
 
 use super::Client;
 use crate::history::{Answer, Outcome, Request, RevisionDiff};
 
-/// Explains every revision from 2 to `to`. False if some could not be read now.
+/// Explains every revision from 2 to `to`. False if some could not be read now. What a member has compacted by itself is left
+/// out: the checkers know what was committed.
 pub async fn explain(client: &mut Client, to: i64) -> bool {
     for revision in client.recorder.unexplained(2, to) {
-        let Some(before) = read_at(client, revision - 1).await else { return false };
-        let Some(after) = read_at(client, revision).await else { return false };
+        let (before, after) = match read_both(client, revision).await {
+            Ok(states) => states,
+            Err(Unread::Compacted) => continue,
+            Err(Unread::NotNow) => return false,
+        };
         let mut diff = RevisionDiff::new();
         for (key, row) in &after {
             if before.get(key) != Some(row) {
@@ -32,15 +37,29 @@ pub async fn explain(client: &mut Client, to: i64) -> bool {
     true
 }
 
-/// The whole store at a revision: key → encoded row.
-async fn read_at(client: &mut Client, revision: i64) -> Option<BTreeMap<Bytes, Bytes>> {
+/// A state of the whole store: key → encoded row.
+type State = BTreeMap<Bytes, Bytes>;
+
+/// Why a state was not read.
+enum Unread {
+    Compacted,
+    NotNow,
+}
+
+/// The states before a revision, and at it.
+async fn read_both(client: &mut Client, revision: i64) -> Result<(State, State), Unread> {
+    Ok((read_at(client, revision - 1).await?, read_at(client, revision).await?))
+}
+
+async fn read_at(client: &mut Client, revision: i64) -> Result<State, Unread> {
     let everything = Bytes::from_static(b"\0");
     let range = pb::RangeRequest { key: everything.clone(), range_end: everything, revision, ..Default::default() };
     match client.call(Request::Range(range)).await {
         Outcome::Answered(Answer::Range(answer)) => {
             let rows = answer.kvs.into_iter().map(|row| Some((KeyValue::decode(row.clone()).ok()?.key, row)));
-            rows.collect()
+            rows.collect::<Option<State>>().ok_or(Unread::NotNow)
         }
-        _ => None,
+        Outcome::Refused { message, .. } if message == Error::Compacted.message() => Err(Unread::Compacted),
+        _ => Err(Unread::NotNow),
     }
 }

@@ -371,6 +371,7 @@ impl ApplyLoop {
             // The database was ahead of where the log was replayed from.
             return Ok(true);
         }
+        let noted = witness::note(|| (self.store.revision(), entry.payload.clone()));
         let (request_id, command) = match entry.payload {
             Payload::Empty => (0, Command::Empty),
             Payload::Request(data) => {
@@ -398,6 +399,11 @@ impl ApplyLoop {
                 }
             }
         };
+        if let Some((before, Payload::Request(request))) = noted
+            && self.store.revision() != before
+        {
+            witness::makes(self.member.id().0, self.store.revision().0, &request);
+        }
         self.count(&result);
         self.lease_changes.extend(lease_change.filter(|change| change.may_have_happened(&result)));
         if over_quota {

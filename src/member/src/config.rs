@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::auto_compaction::AutoCompaction;
+
 /// What a member without data does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClusterState {
@@ -85,6 +87,8 @@ pub struct MemberConfig {
     pub compaction_batch_rows: usize,
     /// Pause between two such batches.
     pub compaction_interval: Duration,
+    /// What the leader leaves of the history by itself; `None`: all of it.
+    pub auto_compaction: Option<AutoCompaction>,
     /// Bytes of rows that a defragmentation copies at a time.
     pub defragment_slice_bytes: u64,
     /// How often the leader writes down what a lease has left; `None`: never, and each new leader gives leases their whole time.
@@ -125,6 +129,7 @@ impl MemberConfig {
             log_memory_bytes: 16 << 20,
             compaction_batch_rows: 1_000,
             compaction_interval: Duration::from_millis(10),
+            auto_compaction: None,
             defragment_slice_bytes: 8 << 20,
             lease_checkpoint_interval: None,
         }

@@ -19,6 +19,7 @@
 //! After a crash, `bootstrap` opens the database, sees how far it got, and replays the log from there.
 
 mod apply_loop;
+mod auto_compaction;
 mod bootstrap;
 mod cluster_version;
 mod config;
@@ -62,6 +63,7 @@ use quorate_runtime::{Rt, clock};
 use quorate_store::{HashKv, ReadError, Reader, Response, View};
 use quorate_types::{ClusterId, Error, MemberId, Revision, Term};
 
+pub use auto_compaction::{AutoCompaction, REVISION_INTERVAL};
 pub use bootstrap::StartError;
 pub use config::{ClusterState, MemberConfig};
 pub use data_dir::DataDirError;
@@ -306,6 +308,7 @@ impl Member {
         rt.spawn(Box::pin(corruption::watch(member.clone())));
         rt.spawn(Box::pin(disk_room::watch(member.clone())));
         rt.spawn(Box::pin(leases::revoke_ended(member.clone())));
+        rt.spawn(Box::pin(auto_compaction::run(member.clone())));
         Ok(member)
     }
 

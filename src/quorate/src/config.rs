@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorate_api::ServerOptions;
-use quorate_member::{ClusterState, MemberConfig};
+use quorate_member::{AutoCompaction, ClusterState, MemberConfig, REVISION_INTERVAL};
 use quorate_runtime::net::ListenOptions;
-use quorate_types::Quoted;
+use quorate_types::{GoDuration, Quoted};
 
 use crate::flags::Settings;
 use crate::flags::table::{self, Support};
@@ -64,6 +64,30 @@ pub struct Config {
     pub server: ServerOptions,
     /// Quiet watches that want it are told after so long how far they are.
     pub watch_progress_interval: Duration,
+}
+
+/// What the leader leaves of the history by itself. A plain number counts hours or revisions, as the mode says; what has a unit
+/// is a duration, which counts its nanoseconds as revisions in the other mode, as in etcd.
+fn auto_compaction(settings: &Settings) -> Result<Option<AutoCompaction>, String> {
+    const HOUR_NANOS: i64 = 3_600_000_000_000;
+    let by_age = settings.text("auto-compaction-mode") == "periodic";
+    let retention = match settings.text("auto-compaction-retention") {
+        "" => "0",
+        given => given,
+    };
+    let kept = match retention.parse::<i64>() {
+        Ok(hours) if hours >= 0 && by_age => {
+            hours.checked_mul(HOUR_NANOS).ok_or("--auto-compaction-retention is too long")?
+        }
+        Ok(revisions) if revisions >= 0 => revisions,
+        _ => GoDuration::parse(retention).map_err(|error| format!("error parsing CompactionRetention: {error}"))?.nanos,
+    };
+    match u64::try_from(kept) {
+        Err(_negative) => Err(format!("--auto-compaction-retention must be >=0 (set to {retention})")),
+        Ok(0) => Ok(None),
+        Ok(nanos) if by_age => Ok(Some(AutoCompaction::Periodic(Duration::from_nanos(nanos)))),
+        Ok(_) => Ok(Some(AutoCompaction::Revision { kept, interval: REVISION_INTERVAL })),
+    }
 }
 
 /// Checks the settings and builds the configuration; warnings go to the log. `default_host` finds the address by which other
@@ -119,6 +143,7 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
     if has_gate(settings, COMPACT_HASH_CHECK) {
         member.compact_hash_check_time = settings.duration("compact-hash-check-time").positive();
     }
+    member.auto_compaction = auto_compaction(settings)?;
     member.lease_checkpoint_interval = has_gate(settings, LEASE_CHECKPOINT).then_some(LEASE_CHECKPOINT_INTERVAL);
     member.unsafe_no_fsync = settings.bool("unsafe-no-fsync");
     if let Some(interval) = settings.duration("backend-batch-interval").positive() {
@@ -214,6 +239,7 @@ fn check(settings: &Settings) -> Result<(), String> {
         "" => return Err("undefined auto-compaction-mode".into()),
         other => return Err(format!("unknown auto-compaction-mode {}", Quoted(other))),
     }
+    auto_compaction(settings)?;
     if has_gate(settings, LEASE_CHECKPOINT_PERSIST) && !has_gate(settings, LEASE_CHECKPOINT) {
         return Err(format!(
             "enabling feature gate {LEASE_CHECKPOINT_PERSIST} requires enabling feature gate {LEASE_CHECKPOINT}"
@@ -549,6 +575,15 @@ mod tests {
             (&["--heartbeat-interval=0"], "--heartbeat-interval must be >0 (set to 0ms)"),
             (&["--election-timeout=0"], "--election-timeout must be >0 (set to 0ms)"),
             (&["--auto-compaction-mode=x"], "unknown auto-compaction-mode \"x\""),
+            (
+                &["--auto-compaction-retention=1d"],
+                "error parsing CompactionRetention: time: unknown unit \"d\" in duration \"1d\"",
+            ),
+            (
+                &["--auto-compaction-retention=-1"],
+                "error parsing CompactionRetention: time: missing unit in duration \"-1\"",
+            ),
+            (&["--auto-compaction-retention=-1h"], "--auto-compaction-retention must be >=0 (set to -1h)"),
             (&["--compact-hash-check-time=0"], "--compact-hash-check-time must be >0 (set to 0s)"),
             (&["--discovery-token=x"], "both --discovery-token and --discovery-endpoints must be set"),
             (
@@ -574,11 +609,11 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_refused_by_name() {
-        let text = refused(&["--cert-file=a", "--key-file=b", "--auto-compaction-retention=1h", "--discovery-srv=x"]);
+        let text = refused(&["--cert-file=a", "--key-file=b", "--discovery-srv=x"]);
         assert_eq!(
             text,
-            "this version of Quorate does not have TLS (--cert-file, --key-file), compaction by itself \
-             (--auto-compaction-retention), discovery (--discovery-srv): start without these settings"
+            "this version of Quorate does not have TLS (--cert-file, --key-file), discovery (--discovery-srv): start without \
+             these settings"
         );
         assert!(refused(&["--listen-peer-urls=https://127.0.0.1:1"]).contains("--listen-peer-urls with https"));
         assert!(refused(&["--feature-gates=PriorityRequest=true"]).contains("--feature-gates"));
@@ -587,6 +622,22 @@ mod tests {
             "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint"
         );
         assert!(refused(&["--config-file=x"]).contains("--config-file"));
+    }
+
+    #[test]
+    fn what_is_kept_by_itself_is_read_as_etcd_reads_it() {
+        let kept = |line: &[&str]| config(line).unwrap().member.auto_compaction;
+        let hours = |hours: u64| Some(AutoCompaction::Periodic(Duration::from_secs(3600 * hours)));
+        let revisions = |kept| Some(AutoCompaction::Revision { kept, interval: REVISION_INTERVAL });
+        assert_eq!(kept(&[]), None);
+        assert_eq!(kept(&["--auto-compaction-retention="]), None);
+        assert_eq!(kept(&["--auto-compaction-retention=2"]), hours(2));
+        assert_eq!(
+            kept(&["--auto-compaction-retention=90m"]),
+            Some(AutoCompaction::Periodic(Duration::from_secs(5400)))
+        );
+        assert_eq!(kept(&["--auto-compaction-mode=revision", "--auto-compaction-retention=1000"]), revisions(1000));
+        assert_eq!(kept(&["--auto-compaction-mode=revision", "--auto-compaction-retention=2us"]), revisions(2000));
     }
 
     #[test]

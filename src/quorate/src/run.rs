@@ -17,9 +17,10 @@ use quorate_runtime::sync::{oneshot, watch};
 use quorate_runtime::{Rt, select, spawn};
 use sd_notify::NotifyState;
 
+use quorate_types::GoDuration;
+
 use crate::config::Config;
 use crate::data_dir::Found;
-use crate::go::duration::GoDuration;
 use crate::log::{Spread, fatal};
 use crate::signals::{self, Signal};
 use crate::urls::{self, Url};

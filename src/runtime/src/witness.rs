@@ -18,6 +18,16 @@ mod plain {
     #[inline(always)]
     pub fn applies(_member: u64, _index: u64, _term: u64, _payload: &impl Hash) {}
 
+    /// Nothing, and nothing is computed.
+    #[inline(always)]
+    pub fn note<T>(_what: impl FnOnce() -> T) -> Option<T> {
+        None
+    }
+
+    /// Does nothing.
+    #[inline(always)]
+    pub fn makes(_member: u64, _revision: i64, _request: &[u8]) {}
+
     /// Does nothing.
     #[inline(always)]
     pub fn votes(_member: u64, _term: u64, _candidate: u64) {}
@@ -41,6 +51,7 @@ mod simulated {
     struct State {
         leaders: BTreeMap<u64, u64>,
         entries: BTreeMap<u64, Entry>,
+        made: BTreeMap<i64, Vec<u8>>,
         promises: BTreeMap<u64, Promise>,
         apart: BTreeSet<u64>,
         contradictions: Vec<String>,
@@ -108,6 +119,26 @@ mod simulated {
             Some(_same) => {}
             None => drop(state.entries.insert(index, entry)),
         });
+    }
+
+    /// What has to be remembered to tell something later.
+    pub fn note<T>(what: impl FnOnce() -> T) -> Option<T> {
+        Some(what())
+    }
+
+    /// The member makes a revision, by applying that request.
+    pub fn makes(member: u64, revision: i64, request: &[u8]) {
+        STATE.with_borrow_mut(|state| {
+            // Who goes on after a loss makes other revisions than those that were lost.
+            if !state.apart.contains(&member) {
+                state.made.insert(revision, request.to_vec());
+            }
+        });
+    }
+
+    /// The request, encoded, that has made each revision.
+    pub fn requests() -> BTreeMap<i64, Vec<u8>> {
+        STATE.with_borrow(|state| state.made.clone())
     }
 
     /// The member has its vote on its disk, and gives it. A term has one vote of each.
@@ -215,6 +246,20 @@ mod simulated {
         }
 
         #[test]
+        fn requests_are_those_of_who_goes_on() {
+            makes(1, 2, b"a");
+            makes(2, 2, b"a");
+            makes(1, 3, b"b");
+            set_apart(2);
+            makes(2, 3, b"c");
+            forget();
+            makes(1, 4, b"d");
+            let expected = [(2, b"a".to_vec()), (3, b"b".to_vec()), (4, b"d".to_vec())];
+            assert_eq!(requests(), BTreeMap::from(expected));
+            take();
+        }
+
+        #[test]
         fn who_goes_another_way_contradicts_nobody() {
             applies(1, 9, 5, b"a");
             set_apart(2);
@@ -231,6 +276,6 @@ mod simulated {
 }
 
 #[cfg(not(feature = "simulation"))]
-pub use plain::{applies, confirms, leads, recovers, votes};
+pub use plain::{applies, confirms, leads, makes, note, recovers, votes};
 #[cfg(feature = "simulation")]
-pub use simulated::{applies, confirms, forget, leads, recovers, set_apart, take, votes};
+pub use simulated::{applies, confirms, forget, leads, makes, note, recovers, requests, set_apart, take, votes};

@@ -229,6 +229,11 @@ impl Store {
         self.applied
     }
 
+    /// The newest revision, which readers may not see, yet.
+    pub fn revision(&self) -> Revision {
+        Revision(self.published.lock().revision)
+    }
+
     /// The last entry that the database holds durably. After a restart this is what is applied.
     pub fn durable_index(&self) -> LogIndex {
         self.durable.applied_index

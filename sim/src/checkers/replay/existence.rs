@@ -37,7 +37,7 @@ impl Existence {
         if !(1..=replay.last()).contains(&revision) {
             return Err(format!("told of revision {revision}, but the last is {}", replay.last()));
         }
-        if replay.at(revision).is_some_and(|made| made.start() > end) {
+        if replay.at(revision).is_some_and(|made| made.start > end) {
             return Err(format!("told of revision {revision} before it was made"));
         }
         if self.by(revision + 1) < start {
@@ -50,7 +50,7 @@ impl Existence {
     pub fn window(&self, replay: &Replay, start: SimTime, end: SimTime) -> RangeInclusive<i64> {
         let oldest = FIRST_WRITE - 1 + self.0.partition_point(|&existed| existed < start) as i64;
         let newest =
-            replay.made.iter().rposition(|made| made.start() <= end).map_or(0, |index| index as i64 + FIRST_WRITE);
+            replay.made.iter().rposition(|made| made.start <= end).map_or(0, |index| index as i64 + FIRST_WRITE);
         oldest..=newest.max(oldest)
     }
 }

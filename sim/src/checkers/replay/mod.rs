@@ -2,8 +2,8 @@
 //!
 //! 1. Every answered write names its revision: that is its place in the order.
 //! 2. A revision that no answered write claims was made by a write whose outcome is unknown. What it changed was read from the
-//!    store ([`Evidence::taps`]); an unknown write with exactly that effect takes the place. Values are unique, deletions are
-//!    not: each such revision gets a maker of its own by matching. The other unknown writes never happened.
+//!    store ([`Evidence::taps`]), or was compacted too soon for that, and is what the committed request does (`hidden`); an
+//!    unknown write with exactly that effect takes the place. Values are unique, deletions are not: each such revision gets a maker of its own by matching. The other unknown writes never happened.
 //! 3. The model executes the writes in that order, and must give every answer to the byte.
 //!
 //! Where there are leases, they end without naming their revision, and without anybody asking if they expire: a revision that
@@ -11,6 +11,7 @@
 //! granted. And the lock and election services write for their callers: a Lock puts its key, and deletes it if it fails.
 
 mod existence;
+mod hidden;
 mod order;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,8 @@ pub(super) struct Replay<'a> {
 pub(super) struct Made<'a> {
     /// Who made it.
     pub(super) by: Maker<'a>,
+    /// It was not made before. Where several may have made it, the first of them may have.
+    pub(super) start: SimTime,
     /// What it changed.
     pub(super) changes: Changes,
     /// The changes are in the order in which they were made; otherwise in that of the keys, each key once.
@@ -94,15 +97,6 @@ impl ServiceCall<'_> {
 }
 
 impl Made<'_> {
-    /// It was not made before.
-    pub(super) fn start(&self) -> SimTime {
-        match self.by {
-            Maker::Answered(operation) | Maker::Unknown(operation) => operation.start,
-            Maker::Service(call) => call.start(),
-            Maker::LeaseEnd { .. } => SimTime::default(),
-        }
-    }
-
     /// It was made by then.
     pub(super) fn effective_end(&self) -> SimTime {
         match self.by {
@@ -154,9 +148,10 @@ impl<'a> Replay<'a> {
                     None
                 }
                 (None, None) => {
-                    return Err(format!(
-                        "nobody claims revision {revision}, and it was not read before it was compacted"
-                    ));
+                    let diff = hidden::diff(&model, revision, evidence)?;
+                    gaps.note(&model, revision, &diff)?;
+                    model.apply_diff(&diff).map_err(|error| format!("revision {revision} does not decode: {error}"))?;
+                    None
                 }
             };
             claims.push(claim);
@@ -165,11 +160,12 @@ impl<'a> Replay<'a> {
         let mut gaps = gaps.gaps.into_iter();
         let made = claims.into_iter().zip(FIRST_WRITE..).map(|(claim, revision)| {
             if let Some((write, changes)) = claim {
-                return Made { by: Maker::Answered(write), changes, is_in_order: true };
+                return Made { by: Maker::Answered(write), start: write.start, changes, is_in_order: true };
             }
             let gap = gaps.next().expect("each revision is claimed or a gap");
             let Order { changes, is_known } = order::choose(gap.orders, &evidence.watches, revision);
-            Made { by: makers.remove(&revision).expect("each gap was matched"), changes, is_in_order: is_known }
+            let (by, start) = makers.remove(&revision).expect("each gap was matched");
+            Made { by, start, changes, is_in_order: is_known }
         });
         Ok(Self { made: made.collect(), model })
     }
@@ -188,16 +184,6 @@ impl<'a> Replay<'a> {
     pub(super) fn from(&self, first: i64) -> impl Iterator<Item = (i64, &Made<'a>)> {
         (FIRST_WRITE..).zip(&self.made).skip(usize::try_from(first - FIRST_WRITE).unwrap_or(0))
     }
-}
-
-/// Every compaction that may have happened, and the revision up to which it compacts.
-pub(super) fn compactions(operations: &[Operation]) -> impl Iterator<Item = (&Operation, i64)> {
-    operations.iter().filter_map(|operation| match &operation.request {
-        Request::Compact(compact) if !matches!(operation.outcome, Outcome::Refused { .. }) => {
-            Some((operation, compact.revision))
-        }
-        _ => None,
-    })
 }
 
 /// The answer without what is the server's own.
@@ -321,12 +307,12 @@ impl<'a> Gaps<'a> {
         of_key.filter(|(_, write)| fits(write)).map(|(index, _)| Candidate::Service(index)).collect()
     }
 
-    /// A maker of its own for each gap (augmenting paths).
-    fn match_all(&self, evidence: &Evidence) -> Result<BTreeMap<i64, Maker<'a>>, String> {
+    /// A maker of its own for each gap (augmenting paths), and when the first that may have been it began.
+    fn match_all(&self, evidence: &Evidence) -> Result<BTreeMap<i64, (Maker<'a>, SimTime)>, String> {
         let mut taken: BTreeMap<Candidate, usize> = BTreeMap::new();
         for (gap, Gap { revision, .. }) in self.gaps.iter().enumerate() {
             if !self.augment(gap, &mut taken, &mut BTreeSet::new()) {
-                let diff = evidence.taps.get(revision).map_or_else(String::new, show);
+                let diff = evidence.taps.get(revision).map_or_else(|| "what nobody has read".to_owned(), show);
                 return Err(format!("no write that anybody asked for made revision {revision}, which changed {diff}"));
             }
         }
@@ -340,9 +326,19 @@ impl<'a> Gaps<'a> {
                     Maker::LeaseEnd { lease, certain }
                 }
             };
-            (*revision, maker)
+            let start = candidates.iter().map(|candidate| self.start(*candidate)).min().expect("it has a maker");
+            (*revision, (maker, start))
         };
         Ok(taken.into_iter().map(maker).collect())
+    }
+
+    /// When it began. Nobody asks for the end of a lease.
+    fn start(&self, candidate: Candidate) -> SimTime {
+        match candidate {
+            Candidate::Operation(index) => self.unknown[index].start,
+            Candidate::Service(index) => self.service_writes[index].0.start(),
+            Candidate::LeaseEnd(..) => SimTime::default(),
+        }
     }
 
     fn augment(&self, gap: usize, taken: &mut BTreeMap<Candidate, usize>, tried: &mut BTreeSet<Candidate>) -> bool {

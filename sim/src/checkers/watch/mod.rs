@@ -25,9 +25,9 @@ use quorate_proto::etcdserverpb as pb;
 use quorate_proto::mvccpb::Event;
 use quorate_types::Error;
 
-use super::replay::{Existence, Replay, compactions};
+use super::replay::{Existence, Replay};
 use super::{Checker, Evidence};
-use crate::history::Operation;
+use crate::history::compaction::Compaction;
 use crate::history::watch::{Watch, is_progress};
 use crate::world::clock::SimTime;
 use event::Expected;
@@ -60,18 +60,18 @@ struct Truth<'a> {
     evidence: &'a Evidence,
     replay: Replay<'a>,
     existence: Existence,
-    compactions: Vec<(&'a Operation, i64)>,
+    compactions: Vec<Compaction<'a>>,
 }
 
 impl<'a> Truth<'a> {
     fn new(replay: Replay<'a>, evidence: &'a Evidence) -> Self {
         let existence = Existence::of(&replay, evidence);
-        Self { evidence, replay, existence, compactions: compactions(&evidence.operations).collect() }
+        Self { evidence, replay, existence, compactions: evidence.compactions().collect() }
     }
 
     /// True if somebody had asked by `at` for a compaction that hides `revision`.
     fn may_be_compacted(&self, revision: i64, at: SimTime) -> bool {
-        self.compactions.iter().any(|(asked, compacted)| *compacted > revision && asked.start <= at)
+        self.compactions.iter().any(|compaction| compaction.revision > revision && compaction.start <= at)
     }
 }
 
@@ -196,7 +196,7 @@ impl<'a> Judge<'a> {
             return Err(format!("told of revision {revision}, but the last is {last}"));
         }
         match self.truth.replay.at(revision) {
-            Some(made) if made.start() > at => {
+            Some(made) if made.start > at => {
                 Err(format!("told of revision {revision} at {at}, before it was made by {}", made.describe()))
             }
             _ => Ok(()),
@@ -259,8 +259,7 @@ impl<'a> Judge<'a> {
         }
         if response.compact_revision != 0 {
             let compacted = response.compact_revision;
-            let asked =
-                self.truth.compactions.iter().any(|(asked, revision)| *revision == compacted && asked.start <= at);
+            let asked = self.truth.compactions.iter().any(|by| by.revision == compacted && by.start <= at);
             return if !asked {
                 Err(format!("nobody has compacted at {compacted}: {response:?}"))
             } else if compacted <= self.told + 1 {

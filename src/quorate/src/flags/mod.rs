@@ -19,9 +19,8 @@ use std::fmt::Write as _;
 use clap::builder::ValueParser;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, Command};
-use quorate_types::Quoted;
+use quorate_types::{GoDuration, Quoted};
 
-use crate::go::duration::GoDuration;
 use crate::urls::Url;
 use go_rules::Stop;
 use table::{Flag, GROUPS, HIDDEN_HEADING};

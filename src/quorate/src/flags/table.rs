@@ -178,8 +178,12 @@ const CLUSTERING: &[Flag] = &[
     flag("strict-reconfig-check", Bool, "true", "Refuse membership changes that would cost the quorum."),
     flag("pre-vote", Bool, "true", "Ask for votes before raising the term."),
     flag("auto-compaction-mode", Text, "periodic", "Unit of the retention: 'periodic' or 'revision'."),
-    flag("auto-compaction-retention", Text, "0", "History to keep when compacting by itself (0: never compact).")
-        .missing("compaction by itself"),
+    flag(
+        "auto-compaction-retention",
+        Text,
+        "0",
+        "History to keep: hours or a duration such as 30m, or a number of revisions (0: never compact by itself).",
+    ),
     flag(
         "v2-deprecation",
         OneOfRepeating(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]),

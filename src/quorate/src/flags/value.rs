@@ -1,8 +1,7 @@
 //! Kinds of flags and their values: what Go's flag types and etcd's own ones accept, and how they word a refusal.
 
-use quorate_types::Quoted;
+use quorate_types::{GoDuration, Quoted};
 
-use crate::go::duration::GoDuration;
 use crate::go::number::{parse_bool, parse_int, parse_uint};
 use crate::urls::Url;
 
@@ -96,7 +95,7 @@ impl Kind {
                 };
                 format!("strconv.ParseUint: parsing {}: {why}", Quoted(text))
             }),
-            Kind::Duration => GoDuration::parse(text).map(Value::Duration).ok_or_else(|| "parse error".into()),
+            Kind::Duration => GoDuration::parse(text).map(Value::Duration).map_err(|_| "parse error".into()),
             Kind::Urls if text.is_empty() => Ok(Value::Nothing),
             Kind::Urls => Url::parse_list(text).map(Value::Urls),
             Kind::Origins if text == "*" => Ok(Value::Words(vec!["*".into()])),

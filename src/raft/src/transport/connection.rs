@@ -15,6 +15,7 @@ use hyper::client::conn::http1;
 use quorate_http::HyperStream;
 use quorate_runtime::net::{Address, BoxStream};
 use quorate_runtime::{Rt, clock, pin, select};
+use quorate_types::GoDuration;
 
 use super::body::RequestBody;
 use super::url::PeerUrl;
@@ -37,7 +38,7 @@ pub enum CallError {
     #[error("{}", describe(.0))]
     Http(#[from] hyper::Error),
     /// Too long.
-    #[error("no answer within {}", super::go_duration(i128::try_from(.0.as_nanos()).unwrap_or(i128::MAX)))]
+    #[error("no answer within {}", GoDuration::from(*.0))]
     Timeout(Duration),
     /// An answer that is not the one wanted.
     #[error("{0}")]

@@ -12,12 +12,13 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use quorate_runtime::clock::WallTime;
 use quorate_runtime::{Rt, clock};
+use quorate_types::GoDuration;
 
 use super::body::RequestBody;
 use super::connection::{CallError, Connection};
 use super::peer::Peer;
 use super::pipeline::read_text;
-use super::{READ_LIMIT, go_duration, headers};
+use super::{READ_LIMIT, headers};
 
 /// Time between two probes.
 const INTERVAL: Duration = Duration::from_secs(4);
@@ -128,8 +129,7 @@ fn look(peer: &Peer) -> Duration {
         peer.core().inbox.probed(peer.id(), smoothed);
     }
     let peer = peer.id();
-    let round_trip =
-        go_duration(probed.smoothed.map_or(0, |smoothed| i128::try_from(smoothed.as_nanos()).unwrap_or(0)));
+    let round_trip = GoDuration::from(probed.smoothed.unwrap_or_default()).to_string();
     if let Some(warning) = clock_warning(peer, probed.clock_difference_ns) {
         tracing::warn!(%peer, round_trip, "{warning}");
     }
@@ -144,7 +144,7 @@ fn look(peer: &Peer) -> Duration {
 /// etcd's words (3.4; later releases say the same in fields).
 fn clock_warning(peer: quorate_types::MemberId, difference_ns: Option<i128>) -> Option<String> {
     let difference_ns = difference_ns.filter(|difference| *difference > DIFFERENCE_MAX_NS)?;
-    let shown = go_duration(difference_ns);
+    let shown = GoDuration { nanos: i64::try_from(difference_ns).unwrap_or(i64::MAX) };
     Some(format!("the clock difference against peer {peer} is too high [{shown} > 1s]"))
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::Quoted;
+
 const MICROSECOND: u64 = 1_000;
 const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1_000_000_000;
@@ -13,6 +15,13 @@ const HOUR: u64 = 60 * MINUTE;
 pub struct GoDuration {
     /// Nanoseconds.
     pub nanos: i64,
+}
+
+impl From<std::time::Duration> for GoDuration {
+    /// The longest that Go knows, for longer ones.
+    fn from(duration: std::time::Duration) -> Self {
+        GoDuration { nanos: i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX) }
+    }
 }
 
 impl GoDuration {
@@ -27,32 +36,47 @@ impl GoDuration {
         u64::try_from(self.nanos).ok().filter(|nanos| *nanos > 0).map(std::time::Duration::from_nanos)
     }
 
-    /// Reads `text`; `None` if Go would refuse it.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (negative, mut rest) = match text.as_bytes().first()? {
+    /// Reads `text`.
+    ///
+    /// # Errors
+    /// What Go says to what it does not read.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let invalid = || format!("time: invalid duration {}", Quoted(text));
+        let (negative, mut rest) = match text.as_bytes().first().ok_or_else(invalid)? {
             b'-' => (true, &text[1..]),
             b'+' => (false, &text[1..]),
             _ => (false, text),
         };
         if rest == "0" {
-            return Some(GoDuration { nanos: 0 });
+            return Ok(GoDuration { nanos: 0 });
         }
         if rest.is_empty() {
-            return None;
+            return Err(invalid());
         }
         let mut total: u64 = 0;
         while !rest.is_empty() {
-            let (part, after) = parse_part(rest)?;
-            total = total.checked_add(part)?;
+            let (number, unit, after) = split_part(rest).ok_or_else(invalid)?;
+            let unit_nanos = match unit {
+                "ns" => 1,
+                "us" | "µs" | "μs" => MICROSECOND,
+                "ms" => MILLISECOND,
+                "s" => SECOND,
+                "m" => MINUTE,
+                "h" => HOUR,
+                "" => return Err(format!("time: missing unit in duration {}", Quoted(text))),
+                _ => return Err(format!("time: unknown unit {} in duration {}", Quoted(unit), Quoted(text))),
+            };
+            let part = nanos(number, unit_nanos).ok_or_else(invalid)?;
+            total = total.checked_add(part).ok_or_else(invalid)?;
             rest = after;
         }
         let signed = if negative { -i128::from(total) } else { i128::from(total) };
-        Some(GoDuration { nanos: i64::try_from(signed).ok()? })
+        Ok(GoDuration { nanos: i64::try_from(signed).map_err(|_| invalid())? })
     }
 }
 
-/// The first number with its unit, in nanoseconds, and what follows.
-fn parse_part(text: &str) -> Option<(u64, &str)> {
+/// The digits before and after the point of the first number, its unit, and what follows.
+fn split_part(text: &str) -> Option<((&str, &str), &str, &str)> {
     let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
     let (whole, rest) = text.split_at(digits(text));
     let (fraction, rest) = match rest.strip_prefix('.') {
@@ -64,17 +88,12 @@ fn parse_part(text: &str) -> Option<(u64, &str)> {
     }
     let unit_end = rest.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(rest.len());
     let (unit, after) = rest.split_at(unit_end);
-    let unit_nanos = match unit {
-        "ns" => 1,
-        "us" | "µs" | "μs" => MICROSECOND,
-        "ms" => MILLISECOND,
-        "s" => SECOND,
-        "m" => MINUTE,
-        "h" => HOUR,
-        _ => return None,
-    };
+    Some(((whole, fraction), unit, after))
+}
+
+fn nanos((whole, fraction): (&str, &str), unit_nanos: u64) -> Option<u64> {
     let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-    let mut nanos = whole.checked_mul(unit_nanos)?;
+    let nanos = whole.checked_mul(unit_nanos)?;
     // In floating point and cut off, because that is what Go does with the digits after the point.
     let (mut digits, mut scale) = (0u64, 1.0);
     for digit in fraction.bytes() {
@@ -84,8 +103,7 @@ fn parse_part(text: &str) -> Option<(u64, &str)> {
         }
         scale *= 10.0;
     }
-    nanos = nanos.checked_add((digits as f64 * (unit_nanos as f64 / scale)) as u64)?;
-    Some((nanos, after))
+    nanos.checked_add((digits as f64 * (unit_nanos as f64 / scale)) as u64)
 }
 
 impl fmt::Display for GoDuration {
@@ -182,12 +200,20 @@ mod tests {
             ("9223372036854775807ns", i64::MAX),
             ("-9223372036854775808ns", i64::MIN),
         ] {
-            assert_eq!(GoDuration::parse(text), Some(GoDuration { nanos }), "{text:?}");
+            assert_eq!(GoDuration::parse(text), Ok(GoDuration { nanos }), "{text:?}");
         }
         for text in
             ["", "3", "-", "s", ".", "-.", ".s", "+.s", "1d", "1 s", "5", "9223372036854775808ns", "3000000h", "1.2.3s"]
         {
-            assert_eq!(GoDuration::parse(text), None, "{text:?}");
+            assert!(GoDuration::parse(text).is_err(), "{text:?}");
+        }
+        for (text, words) in [
+            ("", "time: invalid duration \"\""),
+            ("3000000h", "time: invalid duration \"3000000h\""),
+            ("5", "time: missing unit in duration \"5\""),
+            ("1d", "time: unknown unit \"d\" in duration \"1d\""),
+        ] {
+            assert_eq!(GoDuration::parse(text), Err(words.to_owned()));
         }
     }
 }

@@ -1,0 +1,141 @@
+//! What members compact by themselves is old enough: what an operator wants to keep is kept.
+//!
+//! By number: whoever decides has made at least as many revisions after the one that he compacts at. By age: the revision that
+//! he compacts at was there a whole period before, by the worst clock; a clock that leaps makes everything old. And a member that
+//! was not told to does not compact.
+
+use std::time::Duration;
+
+use quorate_member::AutoCompaction as Kept;
+
+use super::replay::Replay;
+use super::{Checker, Evidence};
+use crate::history::compaction::AutoCompaction;
+
+/// See the module.
+pub struct AutoCompactions;
+
+impl Checker for AutoCompactions {
+    fn name(&self) -> &'static str {
+        "auto_compaction"
+    }
+
+    fn check(&self, evidence: &Evidence) -> Result<(), String> {
+        let Some(first) = evidence.auto_compactions.first() else { return Ok(()) };
+        let Some(kept) = evidence.kept else {
+            return Err(format!("nobody wants members to compact by themselves, and one has: {first:?}"));
+        };
+        // Without an order of the writes there is nothing to compare with; `linearizable` says why there is none.
+        let Ok(replay) = Replay::new(evidence) else { return Ok(()) };
+        for compaction in &evidence.auto_compactions {
+            match kept {
+                Kept::Revision { kept, .. } => by_number(compaction, kept, &replay),
+                Kept::Periodic(period) if !evidence.clocks.leapt => {
+                    by_age(compaction, shortest(period, evidence.clocks.rate_ppm_max), &replay)
+                }
+                Kept::Periodic(_) => Ok(()),
+            }
+            .map_err(|what| format!("{what}: {compaction:?}, {kept:?} wanted"))?;
+        }
+        Ok(())
+    }
+}
+
+fn by_number(compaction: &AutoCompaction, kept: i64, replay: &Replay) -> Result<(), String> {
+    let begun = replay.from(1).filter(|(_, made)| made.start <= compaction.at);
+    let newest = begun.map(|(revision, _)| revision).last().unwrap_or(1);
+    if compaction.revision + kept > newest { Err(format!("revision {newest} was the newest")) } else { Ok(()) }
+}
+
+fn by_age(compaction: &AutoCompaction, period_ns: u64, replay: &Replay) -> Result<(), String> {
+    match replay.at(compaction.revision) {
+        Some(made) if made.start.plus_nanos(period_ns) > compaction.at => {
+            Err(format!("made no earlier than {}, by {}", made.start, made.describe()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// True time in which a clock that is so wrong shows a period, in nanoseconds.
+fn shortest(period: Duration, rate_ppm_max: u64) -> u64 {
+    let shown_ns = period.as_nanos() * 1_000_000 / u128::from(1_000_000 + rate_ppm_max);
+    u64::try_from(shown_ns).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::doctored::*;
+    use super::*;
+    use crate::checkers;
+    use crate::world::clock::SimTime;
+
+    /// Revision `2 + n` is made from `2n` to `2n + 1` ms; then there is a pause of a second.
+    fn evidence(kept: Option<Kept>, compacted: &[(u64, i64)]) -> Evidence {
+        let mut story = Story::default();
+        for number in 0..10 {
+            story.put("k", &number.to_string());
+        }
+        story.wait_ms(1000).read_all();
+        let compaction = |&(ms, revision)| AutoCompaction { at: SimTime::from_nanos(ms * 1_000_000), revision };
+        Evidence { kept, auto_compactions: compacted.iter().map(compaction).collect(), ..story.evidence() }
+    }
+
+    fn verdict(kept: Option<Kept>, compacted: &[(u64, i64)]) -> Result<(), String> {
+        AutoCompactions.check(&evidence(kept, compacted))
+    }
+
+    #[test]
+    fn who_was_not_told_to_does_not_compact() {
+        assert_eq!(verdict(None, &[]), Ok(()));
+        assert!(verdict(None, &[(500, 3)]).unwrap_err().contains("nobody wants"));
+    }
+
+    #[test]
+    fn so_many_revisions_are_kept() {
+        let kept = Some(Kept::Revision { kept: 3, interval: Duration::from_secs(1) });
+        assert_eq!(checkers::judge(&evidence(kept, &[(7, 2), (100, 8)])), []);
+        assert!(verdict(kept, &[(100, 9)]).unwrap_err().contains("revision 11 was the newest"));
+        assert!(verdict(kept, &[(5, 2)]).unwrap_err().contains("revision 4 was the newest"));
+    }
+
+    #[test]
+    fn what_is_younger_than_a_period_is_kept() {
+        let kept = Some(Kept::Periodic(Duration::from_millis(12)));
+        assert_eq!(checkers::judge(&evidence(kept, &[(12, 2), (30, 11)])), []);
+        assert!(verdict(kept, &[(29, 11)]).unwrap_err().contains("made no earlier than"));
+        let mut fast = evidence(kept, &[(28, 11)]);
+        fast.clocks.rate_ppm_max = 200_000;
+        assert_eq!(AutoCompactions.check(&fast), Ok(()), "12 ms are shown after 10");
+        fast.auto_compactions[0].at = SimTime::from_nanos(27_000_000);
+        assert!(AutoCompactions.check(&fast).is_err());
+        fast.clocks.leapt = true;
+        assert_eq!(AutoCompactions.check(&fast), Ok(()));
+    }
+
+    #[test]
+    fn what_was_hidden_too_soon_is_what_the_committed_request_does() {
+        use quorate_proto::etcdserverpb::{InternalRaftRequest, PutRequest};
+
+        use crate::history::{Outcome, Request};
+
+        let kept = Some(Kept::Revision { kept: 3, interval: Duration::from_secs(1) });
+        let mut hidden = evidence(kept, &[(100, 8)]);
+        hidden.operations[1].outcome = Outcome::Unknown;
+        let found = checkers::judge(&hidden);
+        assert!(found[0].what.contains("nobody claims revision 3"), "{found:?}");
+        let Request::Put(put) = hidden.operations[1].request.clone() else { panic!("not a put") };
+        let request = |put: PutRequest| {
+            let request = InternalRaftRequest { put: Some(put), ..Default::default() };
+            prost::Message::encode_to_vec(&request)
+        };
+        hidden.committed.insert(3, request(put.clone()));
+        assert_eq!(checkers::judge(&hidden), []);
+        hidden.committed.insert(3, request(PutRequest { value: "other".into(), ..put.clone() }));
+        let found = checkers::judge(&hidden);
+        assert!(found[0].what.contains("no write that anybody asked for made revision 3"), "{found:?}");
+        hidden.committed.insert(3, request(put));
+        hidden.auto_compactions[0].revision = 2;
+        let found = checkers::judge(&hidden);
+        assert!(found[0].what.contains("nobody claims revision 3"), "it could be read: {found:?}");
+    }
+}
