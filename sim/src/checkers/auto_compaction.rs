@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use quorate_member::AutoCompaction as Kept;
 
-use super::replay::Replay;
+use super::replay::{Existence, Replay};
 use super::{Checker, Evidence};
 use crate::history::compaction::AutoCompaction;
 
@@ -27,11 +27,12 @@ impl Checker for AutoCompactions {
         };
         // Without an order of the writes there is nothing to compare with; `linearizable` says why there is none.
         let Ok(replay) = Replay::new(evidence) else { return Ok(()) };
+        let existence = Existence::of(&replay, evidence);
         for compaction in &evidence.auto_compactions {
             match kept {
-                Kept::Revision { kept, .. } => by_number(compaction, kept, &replay),
+                Kept::Revision { kept, .. } => by_number(compaction, kept, &existence),
                 Kept::Periodic(period) if !evidence.clocks.leapt => {
-                    by_age(compaction, shortest(period, evidence.clocks.rate_ppm_max), &replay)
+                    by_age(compaction, shortest(period, evidence.clocks.rate_ppm_max), &existence)
                 }
                 Kept::Periodic(_) => Ok(()),
             }
@@ -41,18 +42,17 @@ impl Checker for AutoCompactions {
     }
 }
 
-fn by_number(compaction: &AutoCompaction, kept: i64, replay: &Replay) -> Result<(), String> {
-    let begun = replay.from(1).filter(|(_, made)| made.start <= compaction.at);
-    let newest = begun.map(|(revision, _)| revision).last().unwrap_or(1);
+fn by_number(compaction: &AutoCompaction, kept: i64, existence: &Existence) -> Result<(), String> {
+    let newest = existence.newest(compaction.at);
     if compaction.revision + kept > newest { Err(format!("revision {newest} was the newest")) } else { Ok(()) }
 }
 
-fn by_age(compaction: &AutoCompaction, period_ns: u64, replay: &Replay) -> Result<(), String> {
-    match replay.at(compaction.revision) {
-        Some(made) if made.start.plus_nanos(period_ns) > compaction.at => {
-            Err(format!("made no earlier than {}, by {}", made.start, made.describe()))
-        }
-        _ => Ok(()),
+fn by_age(compaction: &AutoCompaction, period_ns: u64, existence: &Existence) -> Result<(), String> {
+    let begun = existence.begun(compaction.revision);
+    if begun.plus_nanos(period_ns) > compaction.at {
+        Err(format!("it was made no earlier than {begun}"))
+    } else {
+        Ok(())
     }
 }
 

@@ -54,7 +54,7 @@ impl Judge<'_> {
     fn call(&self, call: &ElectionCall) -> Result<(), String> {
         match &call.outcome {
             Outcome::Answered(answer) => {
-                self.existence.check_told(&self.replay, answer.revision(), call.start, call.end)?;
+                self.existence.check_told(answer.revision(), call.start, call.end)?;
                 self.answered(call, &call.request, answer)
             }
             Outcome::Refused { message, .. } => self.refused(call, message),
@@ -109,12 +109,10 @@ impl Judge<'_> {
             return Err(format!("its key is not there at revision {at}"));
         }
         let turn = self.turn(&asked.name, leader.rev).ok_or("its turn never came")?;
-        match self.replay.at(turn) {
-            Some(made) if made.start > call.end => {
-                Err(format!("its turn came at revision {turn}, which was made later"))
-            }
-            _ => Ok(()),
+        if self.existence.begun(turn) > call.end {
+            return Err(format!("its turn came at revision {turn}, which was made later"));
         }
+        Ok(())
     }
 
     /// The first revision at which no key of the election is older than the one created at `created`.
@@ -136,7 +134,7 @@ impl Judge<'_> {
     }
 
     fn refused(&self, call: &ElectionCall, message: &str) -> Result<(), String> {
-        let mut window = self.existence.window(&self.replay, call.start, call.end);
+        let mut window = self.existence.window(call.start, call.end);
         let was_so = match &call.request {
             ElectionRequest::Leader(asked) if message == NO_LEADER => {
                 window.any(|revision| self.first_of(&asked.name, revision).is_none())
@@ -158,7 +156,7 @@ impl Judge<'_> {
             // What comes first is as new as any read, unless it was waited for; the rest comes as it happens.
             let is_read = number == 0 && header > told.mod_revision;
             let since = if is_read { observation.start } else { SimTime::default() };
-            self.existence.check_told(&self.replay, header, since, *at)?;
+            self.existence.check_told(header, since, *at)?;
             if header < told.mod_revision {
                 return Err(format!("told at revision {header} of a later one, {told:?}"));
             }
@@ -226,7 +224,7 @@ mod tests {
         let mut story = Story::default();
         story.grant(ONE, 10).grant(OTHER, 10).leader("post");
         story.campaign("post", ONE, "a").leader("post").observe("post").told("post").put("k", "1");
-        story.proclaim(ONE, "b").told("post").leader("post").resign(ONE).leader("post");
+        story.proclaim(ONE, "b").told("post").leader("post").put("k", "2").resign(ONE).leader("post");
         story.campaign("post", OTHER, "c").told("post").leader("post").read_all();
         story
     }
@@ -273,8 +271,8 @@ mod tests {
         story.grant(ONE, 10).grant(OTHER, 10).campaign("post", ONE, "a").campaign("post", OTHER, "b");
         let judged = |story: &Story| Elections.check(&story.evidence());
         assert!(judged(&story).unwrap_err().contains("its turn never came"));
-        story.resign(ONE);
-        assert!(judged(&story).unwrap_err().contains("its turn came at revision 4, which was made later"));
+        story.put("k", "1").resign(ONE);
+        assert!(judged(&story).unwrap_err().contains("its turn came at revision 5, which was made later"));
         story.elections[1].end = story.elections[2].end;
         assert_eq!(judged(&story), Ok(()));
         // Whose own key is gone by then is not told so.
@@ -300,7 +298,7 @@ mod tests {
             header_of(answer_of(story, PROCLAIM)).revision -= 1;
             story.elections[PROCLAIM].start = SimTime::default();
         });
-        must_say("the key is there at revision 4", |story| {
+        must_say("the key is there at revision 5", |story| {
             header_of(answer_of(story, RESIGN)).revision -= 1;
         });
     }
@@ -361,6 +359,16 @@ mod tests {
         assert!(said.contains("version 3 of a value follows version 1"), "{said}");
         story.compact(3);
         assert_eq!(Elections.check(&story.evidence()), Ok(()), "what it missed may be compacted");
+    }
+
+    #[test]
+    fn whoever_may_have_ended_it_first_counts() {
+        let mut story = Story::default();
+        story.grant(ONE, 1).campaign("post", ONE, "a").wait_ms(3000).end_lease(ONE).proclaim(ONE, "b");
+        story.elections[1].outcome = Outcome::Refused { code: 2, message: NOT_LEADER.to_owned() };
+        // It resigns in vain; by what it did it could have been what ended its leadership.
+        story.resign(ONE).read_all();
+        assert_eq!(checkers::judge(&story.evidence()), []);
     }
 
     #[test]

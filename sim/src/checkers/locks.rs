@@ -37,7 +37,7 @@ impl Checker for Locks {
 fn check(call: &LockCall, replay: &Replay, existence: &Existence) -> Result<(), String> {
     let Some(answer) = call.answer() else { return Ok(()) };
     let revision = answer.revision();
-    existence.check_told(replay, revision, call.start, call.end)?;
+    existence.check_told(revision, call.start, call.end)?;
     let key = call.key();
     let mine = replay.model.at(&key, revision);
     match (&call.request, answer) {

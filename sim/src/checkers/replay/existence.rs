@@ -7,37 +7,56 @@ use super::{FIRST_WRITE, Made, Replay};
 use crate::checkers::Evidence;
 use crate::world::clock::SimTime;
 
-/// By when each revision existed, at the latest; from the first write on.
-pub struct Existence(Vec<SimTime>);
+/// When each revision came to be, at the earliest and at the latest; from the first write on. A revision is there only when all
+/// below it are, and then all below it are.
+pub struct Existence {
+    /// Not before the makers of all up to it had begun.
+    begun: Vec<SimTime>,
+    /// By the time that a maker of one from it on was told so, or that anybody was told of one.
+    existed: Vec<SimTime>,
+}
 
 impl Existence {
-    /// Of a replay: a revision is there when its maker was told so, and when anybody was told of it.
+    /// Of a replay.
     pub fn of(replay: &Replay, evidence: &Evidence) -> Self {
+        let mut begun: Vec<SimTime> = replay.made.iter().map(|made| made.start).collect();
+        for index in 1..begun.len() {
+            begun[index] = begun[index].max(begun[index - 1]);
+        }
         let mut existed: Vec<SimTime> = replay.made.iter().map(Made::effective_end).collect();
         for (revision, at) in evidence.sightings() {
-            let index = usize::try_from(revision - FIRST_WRITE);
-            if let Some(existed) = index.ok().and_then(|index| existed.get_mut(index)) {
+            if let Some(existed) = index(revision).and_then(|index| existed.get_mut(index)) {
                 *existed = (*existed).min(at);
             }
         }
         for index in (1..existed.len()).rev() {
             existed[index - 1] = existed[index - 1].min(existed[index]);
         }
-        Self(existed)
+        Self { begun, existed }
     }
 
     /// When `revision` was there, at the latest.
     pub fn by(&self, revision: i64) -> SimTime {
-        let index = usize::try_from(revision - FIRST_WRITE);
-        index.ok().and_then(|index| self.0.get(index)).copied().unwrap_or(SimTime::NEVER)
+        index(revision).and_then(|index| self.existed.get(index)).copied().unwrap_or(SimTime::NEVER)
+    }
+
+    /// When `revision` was there, at the earliest.
+    pub fn begun(&self, revision: i64) -> SimTime {
+        index(revision).and_then(|index| self.begun.get(index)).copied().unwrap_or_default()
+    }
+
+    /// The newest revision that may have been there at that time.
+    pub fn newest(&self, at: SimTime) -> i64 {
+        FIRST_WRITE - 1 + self.begun.partition_point(|&begun| begun <= at) as i64
     }
 
     /// Whether a call that lasted so long may be answered with the state at `revision`.
-    pub fn check_told(&self, replay: &Replay, revision: i64, start: SimTime, end: SimTime) -> Result<(), String> {
-        if !(1..=replay.last()).contains(&revision) {
-            return Err(format!("told of revision {revision}, but the last is {}", replay.last()));
+    pub fn check_told(&self, revision: i64, start: SimTime, end: SimTime) -> Result<(), String> {
+        let last = FIRST_WRITE - 1 + self.begun.len() as i64;
+        if !(1..=last).contains(&revision) {
+            return Err(format!("told of revision {revision}, but the last is {last}"));
         }
-        if replay.at(revision).is_some_and(|made| made.start > end) {
+        if self.begun(revision) > end {
             return Err(format!("told of revision {revision} before it was made"));
         }
         if self.by(revision + 1) < start {
@@ -47,10 +66,12 @@ impl Existence {
     }
 
     /// The revisions of whose state a call may be told that lasted so long.
-    pub fn window(&self, replay: &Replay, start: SimTime, end: SimTime) -> RangeInclusive<i64> {
-        let oldest = FIRST_WRITE - 1 + self.0.partition_point(|&existed| existed < start) as i64;
-        let newest =
-            replay.made.iter().rposition(|made| made.start <= end).map_or(0, |index| index as i64 + FIRST_WRITE);
-        oldest..=newest.max(oldest)
+    pub fn window(&self, start: SimTime, end: SimTime) -> RangeInclusive<i64> {
+        let oldest = FIRST_WRITE - 1 + self.existed.partition_point(|&existed| existed < start) as i64;
+        oldest..=self.newest(end).max(oldest)
     }
+}
+
+fn index(revision: i64) -> Option<usize> {
+    usize::try_from(revision - FIRST_WRITE).ok()
 }
