@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
-use quorate_client::Connection;
+use quorate_client::{Connection, WatchStream};
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::cluster_client::ClusterClient;
 use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate_proto::mvccpb::KeyValue;
+use quorate_proto::mvccpb::event::EventType;
 use quorate_runtime::Rt;
 
 use super::Call;
 use crate::faults::Stage;
+use crate::history::lease::{LeaseAnswer, LeaseRequest};
 use crate::history::{Answer, Outcome, Request};
 use crate::workloads::Client;
 use crate::world::clock;
@@ -89,6 +91,12 @@ impl Caller {
                 }
                 Ok(())
             }
+            Call::Grant(count, secs) => {
+                for _ in 0..*count {
+                    self.grant(*secs, at).await?;
+                }
+                Ok(())
+            }
             Call::Get { key, local, is } => {
                 let range =
                     pb::RangeRequest { key: Bytes::from(key.clone()), serializable: *local, ..Default::default() };
@@ -97,8 +105,7 @@ impl Caller {
                 };
                 let row = answer.kvs.first().map(|row| KeyValue::decode(row.clone())).transpose();
                 let row = row.map_err(|error| format!("the answer holds no row: {error}"))?;
-                let text = row.map(|row| String::from_utf8_lossy(&row.value).into_owned());
-                let found = text.map(|value| value.split(UNIQUE).next().unwrap_or_default().to_owned());
+                let found = row.map(|row| bare(&row.value));
                 match is {
                     Some(wanted) if *wanted != found => {
                         Err(format!("it is {}", found.as_deref().unwrap_or("not there")))
@@ -138,13 +145,89 @@ impl Caller {
         }
     }
 
-    async fn kv(&mut self, request: Request, at: Option<MachineId>) -> Result<Answer, String> {
+    /// A lease, and a put of a key of its own that is attached to it.
+    async fn grant(&mut self, secs: u64, at: Option<MachineId>) -> Result<(), String> {
+        let client = self.client_for(at);
+        let ttl = i64::try_from(secs).unwrap_or(i64::MAX);
+        let request = LeaseRequest::Grant(pb::LeaseGrantRequest { ttl, id: 0 });
+        let lease = match client.lease(request).await {
+            Outcome::Answered(LeaseAnswer::Grant(granted)) => granted.id,
+            _ => return Err(client.last_error.clone()),
+        };
+        let mark = client.mark();
+        let (key, value) = (format!("leased/{lease:x}").into(), client.value(&mark, 0));
+        self.kv(Request::Put(pb::PutRequest { key, value, lease, ..Default::default() }), at).await.map(drop)
+    }
+
+    /// What a watch at that member tells of everything from a revision up to now: revisions, and values without what makes them
+    /// unique; `None` for a deletion.
+    pub async fn watch(
+        &mut self,
+        key: Option<&str>,
+        from: i64,
+        at: MachineId,
+    ) -> Result<Vec<(i64, Option<String>)>, String> {
+        let limit = self.client.options.timeout;
+        quorate_runtime::select! {
+            biased;
+            told = self.watch_until_now(key, from, at) => told,
+            () = clock::sleep(limit) => Err("a watch does not come to its end in time".to_owned()),
+        }
+    }
+
+    async fn watch_until_now(
+        &mut self,
+        key: Option<&str>,
+        start_revision: i64,
+        at: MachineId,
+    ) -> Result<Vec<(i64, Option<String>)>, String> {
+        let zero = Bytes::from_static(b"\0");
+        let (key, range_end) = match key {
+            Some(key) => (Bytes::from(key.to_owned()), Bytes::new()),
+            None => (zero.clone(), zero),
+        };
+        let connection = self.connect(Some(at)).await?;
+        let failed = |status: tonic::Status| status.message().to_owned();
+        let mut stream = WatchStream::open(&connection, false).await.map_err(failed)?;
+        stream.create(pb::WatchCreateRequest { key, range_end, start_revision, ..Default::default() });
+        let mut told = Vec::new();
+        loop {
+            // It is not answered before the watch has caught up.
+            stream.request_progress();
+            let next = quorate_runtime::select! {
+                biased;
+                next = stream.next() => Some(next),
+                () = clock::sleep(RETRY_AFTER) => None,
+            };
+            let Some(next) = next else { continue };
+            let response = next.map_err(failed)?.ok_or("the stream of watches ended")?;
+            if response.canceled {
+                return Err(response.cancel_reason);
+            }
+            if !response.created && response.events.is_empty() {
+                return Ok(told);
+            }
+            for event in response.events {
+                let row = KeyValue::decode(event.kv).map_err(|error| format!("an event holds no row: {error}"))?;
+                let is_put = event.r#type == EventType::Put as i32;
+                told.push((row.mod_revision, is_put.then(|| bare(&row.value))));
+            }
+        }
+    }
+
+    /// Who calls there.
+    fn client_for(&mut self, at: Option<MachineId>) -> &mut Client {
         let machine = at.map(|machine| self.stage.cluster.machine(machine));
         let client = match machine {
             Some(machine) if machine.is_spare() => &mut self.outsider,
             _ => &mut self.client,
         };
         client.pin(machine.map(|machine| machine.client_address()));
+        client
+    }
+
+    async fn kv(&mut self, request: Request, at: Option<MachineId>) -> Result<Answer, String> {
+        let client = self.client_for(at);
         match client.call(request).await {
             Outcome::Answered(answer) => Ok(answer),
             Outcome::Refused { message, .. } => Err(message),
@@ -220,4 +303,10 @@ impl Caller {
 
 fn answered<T>(result: Result<tonic::Response<T>, tonic::Status>) -> Result<T, String> {
     result.map(tonic::Response::into_inner).map_err(|status| status.message().to_owned())
+}
+
+/// A value as the scenario has it.
+fn bare(value: &[u8]) -> String {
+    let text = String::from_utf8_lossy(value);
+    text.split(UNIQUE).next().unwrap_or_default().to_owned()
 }

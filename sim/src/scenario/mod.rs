@@ -239,6 +239,8 @@ pub enum Call {
     Put(String, String),
     /// Puts of so many keys of the shared key space.
     PutMany(u64),
+    /// So many leases for so many seconds, each with a key of its own.
+    Grant(u64, u64),
     /// A read of a key.
     Get {
         /// Of which.
@@ -288,6 +290,28 @@ pub enum Quantity {
     Members,
     /// How many of them do not vote.
     Learners,
+    /// How many leases it has.
+    Leases,
+    /// How many keys are attached to them.
+    LeasedKeys,
+}
+
+/// A number: a figure, or one that has a name, and a figure beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Figure {
+    /// Of the number that a `let` has named.
+    pub name: Option<String>,
+    /// Added to it.
+    pub figure: u64,
+}
+
+/// What a watch tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// So many events, each of a revision of its own.
+    Events(u64),
+    /// One put of this value, and nothing else.
+    Value(String),
 }
 
 /// How two numbers compare.
@@ -316,8 +340,19 @@ pub enum Condition {
     Ended(Who, Option<String>),
     /// It has logged this; or has not.
     Logged(Who, String, bool),
-    /// A number compares to another one: a figure, or a named number and a figure.
-    Number(Quantity, Who, Comparison, Option<String>, u64),
+    /// A number compares to another one.
+    Number(Quantity, Who, Comparison, Figure),
+    /// A watch there tells this.
+    Watch {
+        /// The key; `None`: all of them.
+        key: Option<String>,
+        /// From this revision on.
+        from: Figure,
+        /// There.
+        at: Who,
+        /// Of everything up to now.
+        sees: Sight,
+    },
     /// All of these have the same.
     Same(Quantity, Who),
 }
@@ -334,7 +369,7 @@ pub enum Patience {
 }
 
 /// The features that a line may wait for.
-pub const NEEDS: &[&str] = &["lease", "auth", "watch"];
+pub const NEEDS: &[&str] = &["auth"];
 
 impl Scenario {
     /// True if some of its lines wait for what is not built yet.

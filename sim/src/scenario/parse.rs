@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::read::{Trouble, Words};
 use super::words::{Share, Signed, Span};
 use super::{
-    Call, Comparison, Condition, Deed, Line, Load, NEEDS, NOBODY, Patience, Quantity, Scenario, SeededBug, Setting,
-    Wanted, When, Who, options,
+    Call, Comparison, Condition, Deed, Figure, Line, Load, NEEDS, NOBODY, Patience, Quantity, Scenario, SeededBug,
+    Setting, Sight, Wanted, When, Who, options,
 };
 use crate::actions::{Action, DiskErrorRates};
 use crate::world::cluster::{Depth, machine_number};
@@ -548,7 +548,8 @@ fn network(words: &mut Words) -> Result<NetKnobs, Trouble> {
     Ok(knobs)
 }
 
-const CALLS: [&str; 10] = ["put", "get", "local", "delete", "compact", "add", "remove", "promote", "move", "start"];
+const CALLS: [&str; 11] =
+    ["put", "grant", "get", "local", "delete", "compact", "add", "remove", "promote", "move", "start"];
 
 fn call(words: &mut Words) -> Result<Option<Call>, Trouble> {
     Ok(Some(if words.take("put") {
@@ -562,6 +563,16 @@ fn call(words: &mut Words) -> Result<Option<Call>, Trouble> {
             words.need("=")?;
             Call::Put(key, words.text("a value")?)
         }
+    } else if words.take("grant") {
+        let count = words.number("a number of leases")?;
+        words.need("leases")?;
+        words.need("of")?;
+        let time = span(words)?;
+        words.need("with")?;
+        words.need("a")?;
+        words.need("key")?;
+        words.need("each")?;
+        Call::Grant(count, time.as_secs())
     } else if words.take("local get") {
         Call::Get { key: words.text("a key")?, local: true, is: None }
     } else if words.take("get") {
@@ -678,14 +689,21 @@ fn condition(words: &mut Words) -> Result<Condition, Trouble> {
             () if words.take("at most") => Comparison::AtMost,
             () => Comparison::Is,
         };
-        let (name, figure) = match words.peek().and_then(read_name) {
-            Some(name) => {
-                words.need(&name)?;
-                (Some(name), if words.take("+") { words.number("a number")? } else { 0 })
-            }
-            None => (None, words.number("a number, or the name of one")?),
+        return Ok(Condition::Number(quantity, who, comparison, figure(words)?));
+    }
+    if words.take("watch") {
+        let key = if words.take("on") { Some(words.text("a key")?) } else { None };
+        words.need("from")?;
+        let from = figure(words)?;
+        words.need("at")?;
+        let at = who(words)?;
+        words.need("sees")?;
+        let seen = words.text("a value, or a number of events")?;
+        let sees = match words.take("events") {
+            true => Sight::Events(seen.parse().map_err(|_| words.trouble("a number before `events`", []))?),
+            false => Sight::Value(seen),
         };
-        return Ok(Condition::Number(quantity, who, comparison, name, figure));
+        return Ok(Condition::Watch { key, from, at, sees });
     }
     let who = who(words)?;
     Ok(match words.one_of("`leads`, `serves` or `ended`", ["leads", "serves", "ended"])? {
@@ -695,9 +713,22 @@ fn condition(words: &mut Words) -> Result<Condition, Trouble> {
     })
 }
 
-const QUANTITIES: [&str; 5] = ["term", "revision", "applied-index", "members", "learners"];
+/// A number that a `let` has named, perhaps with one beside it; or a figure.
+fn figure(words: &mut Words) -> Result<Figure, Trouble> {
+    match words.peek().and_then(read_name) {
+        Some(name) => {
+            words.need(&name)?;
+            let figure = if words.take("+") { words.number("a number")? } else { 0 };
+            Ok(Figure { name: Some(name), figure })
+        }
+        None => Ok(Figure { name: None, figure: words.number("a number, or the name of one")? }),
+    }
+}
+
+const QUANTITIES: [&str; 7] = ["term", "revision", "applied-index", "members", "learners", "leases", "leased-keys"];
 
 fn quantity(words: &mut Words) -> Option<Quantity> {
-    let all = [Quantity::Term, Quantity::Revision, Quantity::Applied, Quantity::Members, Quantity::Learners];
+    use Quantity::{Applied, Learners, LeasedKeys, Leases, Members, Revision, Term};
+    let all = [Term, Revision, Applied, Members, Learners, Leases, LeasedKeys];
     all.into_iter().find(|quantity| words.take(&quantity.to_string()))
 }

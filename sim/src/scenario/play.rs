@@ -1,14 +1,19 @@
 //! Plays a timeline: one line after the other, until the end or until something is not as it has to be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use madsim::task::JoinHandle;
+use prost::Message as _;
+use quorate_member::Member;
+use quorate_proto::etcdserverpb::RangeRequest;
+use quorate_proto::mvccpb::KeyValue;
 use quorate_runtime::witness;
 
 use super::calls::Caller;
-use super::{Call, Comparison, Condition, Deed, Line, Patience, Quantity, Wanted, When, Who};
+use super::{Call, Comparison, Condition, Deed, Figure, Line, Patience, Quantity, Sight, Wanted, When, Who};
 use crate::actions::Action;
 use crate::faults::Stage;
 use crate::faults::crash_in_call::{Burnt, burn_down};
@@ -373,13 +378,10 @@ impl Player {
                 }
                 Ok(())
             }
-            Condition::Number(quantity, who, comparison, name, figure) => {
-                let base = match name {
-                    Some(name) => *self.numbers.get(name).ok_or_else(|| format!("there is no number {name}"))?,
-                    None => 0,
-                };
+            Condition::Number(quantity, who, comparison, figure) => {
+                let other = self.value(figure)?;
                 for machine in self.which(who).await? {
-                    let (number, other) = (self.number(quantity, machine)?, base + figure);
+                    let number = self.number(quantity, machine)?;
                     let holds = match comparison {
                         Comparison::Is => number == other,
                         Comparison::AtLeast => number >= other,
@@ -387,6 +389,23 @@ impl Player {
                     };
                     if !holds {
                         return Err(format!("the {quantity} of {} is {number}", machine_name(machine)));
+                    }
+                }
+                Ok(())
+            }
+            Condition::Watch { key, from, at, sees } => {
+                let from = i64::try_from(self.value(from)?).unwrap_or(i64::MAX);
+                for machine in self.which(at).await? {
+                    let told = self.caller.watch(key.as_deref(), from, machine).await?;
+                    let is_so = match sees {
+                        Sight::Events(count) => {
+                            let revisions: BTreeSet<i64> = told.iter().map(|(revision, _)| *revision).collect();
+                            told.len() as u64 == *count && revisions.len() == told.len()
+                        }
+                        Sight::Value(value) => matches!(&told[..], [(_, Some(only))] if only == value),
+                    };
+                    if !is_so {
+                        return Err(format!("a watch at {} was told {told:?}", machine_name(machine)));
                     }
                 }
                 Ok(())
@@ -413,7 +432,17 @@ impl Player {
             Quantity::Applied => member.raft_status().applied.0,
             Quantity::Members => member.view().members().len() as u64,
             Quantity::Learners => member.view().members().iter().filter(|member| member.is_learner).count() as u64,
+            Quantity::Leases => member.leases().len() as u64,
+            Quantity::LeasedKeys => leased_keys(&member)?,
         })
+    }
+
+    fn value(&self, figure: &Figure) -> Result<u64, String> {
+        let base = match &figure.name {
+            Some(name) => *self.numbers.get(name).ok_or_else(|| format!("there is no number {name}"))?,
+            None => 0,
+        };
+        Ok(base + figure.figure)
     }
 
     fn running(&self) -> impl Iterator<Item = &Arc<MemberMachine>> {
@@ -477,4 +506,13 @@ impl Player {
             clock::sleep(LOOK_EVERY).await;
         }
     }
+}
+
+/// How many keys of a member are attached to leases.
+fn leased_keys(member: &Member) -> Result<u64, String> {
+    let zero = Bytes::from_static(b"\0");
+    let all = RangeRequest { key: zero.clone(), range_end: zero, ..Default::default() };
+    let rows = member.view().range(&all).map_err(|error| error.to_string())?.kvs;
+    let is_leased = |row: &&Bytes| KeyValue::decode((*row).clone()).is_ok_and(|row| row.lease != 0);
+    Ok(rows.iter().filter(is_leased).count() as u64)
 }

@@ -4,7 +4,10 @@ use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 use super::words::{Named, Span};
-use super::{Call, Comparison, Condition, Deed, Line, Load, NOBODY, Patience, Quantity, Scenario, Wanted, When, Who};
+use super::{
+    Call, Comparison, Condition, Deed, Figure, Line, Load, NOBODY, Patience, Quantity, Scenario, Sight, Wanted, When,
+    Who,
+};
 use crate::world::cluster::Depth;
 
 /// Where the deed begins in a line, if there is room.
@@ -220,6 +223,9 @@ impl Display for Call {
         match self {
             Call::Put(key, value) => write!(f, "put {} = {}", Quoted(key), Quoted(value)),
             Call::PutMany(count) => write!(f, "put {count} keys"),
+            Call::Grant(count, secs) => {
+                write!(f, "grant {count} leases of {} with a key each", span(Duration::from_secs(*secs)))
+            }
             Call::Get { key, local, .. } => write!(f, "{}get {}", if *local { "local " } else { "" }, Quoted(key)),
             Call::Delete(key) => write!(f, "delete {}", Quoted(key)),
             Call::Compact => write!(f, "compact"),
@@ -245,7 +251,19 @@ impl Display for Quantity {
             Quantity::Applied => "applied-index",
             Quantity::Members => "members",
             Quantity::Learners => "learners",
+            Quantity::Leases => "leases",
+            Quantity::LeasedKeys => "leased-keys",
         })
+    }
+}
+
+impl Display for Figure {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) if self.figure == 0 => write!(f, "{name}"),
+            Some(name) => write!(f, "{name} + {}", self.figure),
+            None => write!(f, "{}", self.figure),
+        }
     }
 }
 
@@ -260,17 +278,23 @@ impl Display for Condition {
             Condition::Ended(who, Some(words)) => write!(f, "{who} ended with {}", Marked(words)),
             Condition::Logged(who, words, true) => write!(f, "log of {who} has {}", Marked(words)),
             Condition::Logged(who, words, false) => write!(f, "log of {who} lacks {}", Marked(words)),
-            Condition::Number(quantity, who, comparison, name, figure) => {
+            Condition::Number(quantity, who, comparison, figure) => {
                 let words = match comparison {
                     Comparison::Is => "is",
                     Comparison::AtLeast => "is at least",
                     Comparison::AtMost => "is at most",
                 };
-                write!(f, "{quantity} of {who} {words} ")?;
-                match name {
-                    Some(name) if *figure == 0 => write!(f, "{name}"),
-                    Some(name) => write!(f, "{name} + {figure}"),
-                    None => write!(f, "{figure}"),
+                write!(f, "{quantity} of {who} {words} {figure}")
+            }
+            Condition::Watch { key, from, at, sees } => {
+                f.write_str("watch")?;
+                if let Some(key) = key {
+                    write!(f, " on {}", Quoted(key))?;
+                }
+                write!(f, " from {from} at {at} sees ")?;
+                match sees {
+                    Sight::Events(count) => write!(f, "{count} events"),
+                    Sight::Value(value) => write!(f, "{}", Quoted(value)),
                 }
             }
             Condition::Same(quantity, who) => write!(f, "same {quantity} of {who}"),

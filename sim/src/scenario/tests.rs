@@ -15,6 +15,11 @@ const DEEDS: &[&str] = &[
     "let S be a member",
     "let S be all but m1, m2",
     "let R be revision of the leader",
+    "let L be leased-keys of m1",
+    "grant 20 leases of 10m with a key each at m2",
+    "expect watch from R + 1 at S sees 9 events within 5s",
+    "expect watch on x from 2 at m1, m2 sees \"a b\"",
+    "expect leases of S is at least L",
     "start m1",
     "start S with --force-new-cluster=true --initial-cluster-state=existing",
     "kill all",
@@ -90,8 +95,8 @@ fn a_scenario_is_written_as_it_is_read() {
          at some time in 5s..9s    maybe kill leader # a comment\n\
          then                      repeat 3 times\n\
          after 1s..2s              one of\n\
-         then start m1\nor\nthen crash m1\nthen put x = 1 needs lease\nend\nend\n\
-         then later \"20 leases with a key each\" needs lease\n\
+         then start m1\nor\nthen crash m1\nthen put x = 1 needs auth\nend\nend\n\
+         then later \"20 leases with a key each\" needs auth\n\
          then                      expect log of m1 has \"x\"\n"
     );
     let read = parse("x.scenario", &text).unwrap();
@@ -132,7 +137,7 @@ fn what_is_wrong_is_said_with_its_place_and_what_was_meant() {
         ("then slow disk of m1 to fast", 25, "a percentage", None),
         ("then put x 1", 12, "`=`", None),
         ("then put x", 11, "`=`", None),
-        ("then wait needs leese", 17, "a feature", Some("lease")),
+        ("then wait needs aut", 17, "a feature", Some("auth")),
         ("end", 1, "nothing to end", None),
         ("then repeat 3 times", 20, "an `end`", None),
         ("then expect term of m1 is at leest 3", 27, "a number", None),
