@@ -344,7 +344,9 @@ impl Recorder {
     /// What the survivor does not hold is lost. From here on the record is without what was answered of it, and without the
     /// watches from before: what they were told may be lost, too.
     pub fn declare_lost(&self, loss: DeclaredLoss) {
-        lock(&self.state).losses.push(loss);
+        let mut state = lock(&self.state);
+        state.taps.retain(|&revision, _| revision <= loss.revision);
+        state.losses.push(loss);
     }
 
     /// How many operations were answered.
@@ -454,10 +456,11 @@ mod tests {
             recorder.begin_watch(1, 1, pb::WatchCreateRequest::default());
             put_at(2);
             put_at(3);
+            recorder.tap(4, RevisionDiff::new());
             second().await;
             recorder.declare_lost(DeclaredLoss { at: clock::now(), revision: 2 });
             assert_eq!(recorder.operations().len(), 1);
-            assert_eq!(recorder.unexplained(2, 3), [3], "somebody else may have made it since");
+            assert_eq!(recorder.unexplained(2, 4), [3, 4], "somebody else may have made them since");
             assert_eq!(recorder.watches().len(), 0);
             second().await;
             recorder.begin_watch(1, 2, pb::WatchCreateRequest::default());

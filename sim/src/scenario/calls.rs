@@ -202,7 +202,8 @@ impl Caller {
             let Some(next) = next else { continue };
             let response = next.map_err(failed)?.ok_or("the stream of watches ended")?;
             if response.canceled {
-                return Err(response.cancel_reason);
+                let (reason, compacted) = (response.cancel_reason, response.compact_revision);
+                return Err(format!("the watch was cancelled {reason:?}, compacted up to {compacted}"));
             }
             if !response.created && response.events.is_empty() {
                 return Ok(told);

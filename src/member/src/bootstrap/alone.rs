@@ -43,7 +43,9 @@ fn marker(config: &MemberConfig) -> PathBuf {
 /// Refuses a directory in which a start with the flag did not come to its end.
 pub fn check_finished(rt: &Rt, config: &MemberConfig) -> Result<(), StartError> {
     let path = marker(config);
-    match rt.exists(&path) {
+    // A process that was killed may have removed the marker and not made that durable; it must not come back.
+    let is_there = rt.exists(&path).and_then(|is_there| rt.sync_dir(&config.member_dir()).map(|()| is_there));
+    match is_there {
         Ok(false) => Ok(()),
         Ok(true) => Err(StartError::Mismatch {
             path,
