@@ -338,6 +338,26 @@ fn a_compacted_watch_is_cancelled_only_if_it_needs_what_is_gone() {
     assert_eq!(verdict(&evidence, watch), Ok(()));
 }
 
+#[test]
+fn what_was_overwritten_in_the_compacted_revision_itself_may_be_gone() {
+    let mut story = story();
+    story.call(Request::Txn(pb::TxnRequest { success: put_and_deleted("b", "9"), ..Default::default() }));
+    let without_the_put = |story: &Story| {
+        let evidence = story.evidence();
+        let mut watch = told(&evidence, everything());
+        let (at, last) = watch.responses.last_mut().unwrap();
+        *at = SimTime::from_nanos(1_000_000_000);
+        assert_eq!(last.events.len(), 2);
+        last.events.remove(0);
+        verdict(&evidence, watch)
+    };
+    assert!(without_the_put(&story).unwrap_err().contains("told of 1 changes"));
+    story.compact(8);
+    assert!(without_the_put(&story).unwrap_err().contains("told of 1 changes"), "it is not of the compacted revision");
+    story.compact(9);
+    assert_eq!(without_the_put(&story), Ok(()));
+}
+
 /// The branch of a transaction that puts `key` and then deletes it, which nesting makes possible.
 fn put_and_deleted(key: &str, value: &str) -> Vec<pb::RequestOp> {
     let delete = pb::DeleteRangeRequest { key: key.to_owned().into(), ..Default::default() };
