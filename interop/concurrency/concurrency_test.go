@@ -16,7 +16,6 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
 	"quorate/interop/daemon"
@@ -48,28 +47,22 @@ type server struct {
 }
 
 func both(t *testing.T) [2]*server {
-	ours := daemon.New(t)
-	ours.Start(t)
-	connect := func(name, endpoint string) *server {
-		conn := daemon.Dial(t, endpoint)
-		s := &server{
-			t: t, name: name, kv: etcdserverpb.NewKVClient(conn), lease: etcdserverpb.NewLeaseClient(conn),
-			maintenance: etcdserverpb.NewMaintenanceClient(conn), lock: v3lockpb.NewLockClient(conn),
-			election: v3electionpb.NewElectionClient(conn), leaders: map[int64]*v3electionpb.LeaderKey{},
+	var servers [2]*server
+	for number, s := range daemon.Both(t) {
+		servers[number] = &server{
+			t: t, name: s.Name, kv: etcdserverpb.NewKVClient(s.Conn), lease: etcdserverpb.NewLeaseClient(s.Conn),
+			maintenance: etcdserverpb.NewMaintenanceClient(s.Conn), lock: v3lockpb.NewLockClient(s.Conn),
+			election: v3electionpb.NewElectionClient(s.Conn), leaders: map[int64]*v3electionpb.LeaderKey{},
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := within(patience)
 		defer cancel()
-		if _, err := s.kv.Range(ctx, &etcdserverpb.RangeRequest{Key: []byte("x")}, grpc.WaitForReady(true)); err != nil {
-			t.Fatalf("%s does not answer: %v", name, err)
-		}
 		for _, id := range []int64{one, two, three, four} {
-			if _, err := s.lease.LeaseGrant(ctx, &etcdserverpb.LeaseGrantRequest{ID: id, TTL: ttlSecs}); err != nil {
-				t.Fatalf("%s: %v", name, err)
+			if _, err := servers[number].lease.LeaseGrant(ctx, &etcdserverpb.LeaseGrantRequest{ID: id, TTL: ttlSecs}); err != nil {
+				t.Fatalf("%s: %v", s.Name, err)
 			}
 		}
-		return s
 	}
-	return [2]*server{connect("etcd", daemon.StartEtcd37(t)), connect("quorate", ours.Endpoint)}
+	return servers
 }
 
 // tellBothTheSame runs a story on both and compares what they were told.

@@ -20,7 +20,6 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
-	"google.golang.org/grpc"
 
 	"quorate/interop/daemon"
 )
@@ -33,20 +32,12 @@ type server struct {
 }
 
 func both(t *testing.T) [2]*server {
-	ours := daemon.New(t)
-	ours.Start(t)
-	return [2]*server{connect(t, "etcd", daemon.StartEtcd37(t)), connect(t, "quorate", ours.Endpoint)}
+	servers := daemon.Both(t)
+	return [2]*server{of(servers[0]), of(servers[1])}
 }
 
-func connect(t *testing.T, name, endpoint string) *server {
-	conn := daemon.Dial(t, endpoint)
-	s := &server{name: name, kv: etcdserverpb.NewKVClient(conn), lease: etcdserverpb.NewLeaseClient(conn)}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	if _, err := s.kv.Range(ctx, &etcdserverpb.RangeRequest{Key: []byte("x")}, grpc.WaitForReady(true)); err != nil {
-		t.Fatalf("%s does not answer: %v", name, err)
-	}
-	return s
+func of(s daemon.Server) *server {
+	return &server{s.Name, etcdserverpb.NewKVClient(s.Conn), etcdserverpb.NewLeaseClient(s.Conn)}
 }
 
 // A step is asked of both, and tells what it was told. What differs by nature is masked: ids of cluster and member, the term, ids
@@ -254,7 +245,7 @@ func TestGeneratedStepsAreEqual(t *testing.T) {
 func TestLeasesEnd(t *testing.T) {
 	ours := daemon.New(t)
 	ours.Start(t)
-	s := connect(t, "quorate", ours.Endpoint)
+	s := of(daemon.Connect(t, "quorate", ours.Endpoint))
 	granted := time.Now()
 	for _, step := range []step{grant(1, 3), grant(2, 3), put(with("a", 1)), put(with("b", 1)), put(with("c", 2))} {
 		step.run(s)
@@ -290,7 +281,7 @@ func TestManyLeases(t *testing.T) {
 	}
 	ours := daemon.New(t)
 	ours.Start(t)
-	s := connect(t, "quorate", ours.Endpoint)
+	s := of(daemon.Connect(t, "quorate", ours.Endpoint))
 	before := ours.MemoryMiB(t)
 	timed := func(what string, work func(worker, workers int) error) {
 		start := time.Now()

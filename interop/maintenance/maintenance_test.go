@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	"google.golang.org/grpc"
 
 	"quorate/interop/daemon"
 )
@@ -34,20 +33,12 @@ type server struct {
 }
 
 func both(t *testing.T) [2]*server {
-	ours := daemon.New(t)
-	ours.Start(t)
-	connect := func(name, endpoint string) *server {
-		conn := daemon.Dial(t, endpoint)
-		s := &server{name, etcdserverpb.NewKVClient(conn), etcdserverpb.NewMaintenanceClient(conn)}
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-		defer cancel()
-		if _, err := s.kv.Range(ctx, &etcdserverpb.RangeRequest{Key: []byte("x")}, grpc.WaitForReady(true)); err != nil {
-			t.Fatalf("%s does not answer: %v", name, err)
-		}
-		s.waitForVersion(t, "3.7.0")
-		return s
+	var servers [2]*server
+	for number, s := range daemon.Both(t) {
+		servers[number] = &server{s.Name, etcdserverpb.NewKVClient(s.Conn), etcdserverpb.NewMaintenanceClient(s.Conn)}
+		servers[number].waitForVersion(t, "3.7.0")
 	}
-	return [2]*server{connect("etcd", daemon.StartEtcd37(t)), connect("quorate", ours.Endpoint)}
+	return servers
 }
 
 func (s *server) put(t *testing.T, key string, bytes int) {
