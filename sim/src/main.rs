@@ -2,10 +2,12 @@
 //! real processes.
 
 mod files;
+mod interrupt;
 
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
@@ -18,6 +20,9 @@ use quorate_sim::run::{Options, Report, demands, run};
 use quorate_sim::scenario::Scenario;
 use quorate_sim::world::cluster::Depth;
 use quorate_sim::{bugs, checkers, faults, recorded};
+
+/// Where no bar can be drawn, a line tells the progress of a soak after so many seeds.
+const SEEDS_A_LINE: u64 = 100;
 
 fn command() -> Command {
     let number = |name: &'static str, help: &'static str| {
@@ -259,29 +264,43 @@ fn run_many(matches: &ArgMatches) -> ExitCode {
     let bar = count.map_or_else(ProgressBar::no_length, ProgressBar::new);
     let bar = bar.with_style(style.expect("the template is right"));
     bar.enable_steady_tick(Duration::from_millis(250));
+    let stop = match interrupt::flag() {
+        Ok(stop) => stop,
+        Err(error) => {
+            eprintln!("cannot listen for signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let seeds = first..count.map_or(u64::MAX, |count| first + count);
     let tally = soak(seeds, jobs as usize, &options(matches, first), |report| {
         if !report.is_good() {
             bar.suspend(|| println!("{report}"));
         }
         bar.inc(1);
-        match minutes.is_some_and(|minutes| bar.elapsed() >= Duration::from_secs(60 * minutes)) {
+        if bar.is_hidden() && bar.position().is_multiple_of(SEEDS_A_LINE) {
+            eprintln!("{} seeds in {:.0} s", bar.position(), bar.elapsed().as_secs_f64());
+        }
+        let time_is_up = minutes.is_some_and(|minutes| bar.elapsed() >= Duration::from_secs(60 * minutes));
+        match time_is_up || stop.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
     });
     let elapsed = bar.elapsed();
     bar.finish_and_clear();
+    if stop.load(Ordering::Relaxed) {
+        println!("Interrupted: this is what there is so far.");
+    }
     print!("{}", tally.table());
     for (depth, speed) in tally.speeds() {
         println!("simulated seconds a second of one core, depth {depth}  {speed:.0}");
     }
     println!("seeds a second  {:.2}", tally.runs as f64 / elapsed.as_secs_f64());
-    // A sweep with one fault shows what that one can.
-    let is_whole = !matches.contains_id("fault");
+    // A sweep with one fault shows what that one can, and half a sweep half.
+    let is_whole = !matches.contains_id("fault") && !stop.load(Ordering::Relaxed);
     let unmet = if is_whole { demands::unmet(&tally) } else { Vec::new() };
     unmet.iter().for_each(|what| println!("NOT SHOWN: {what}"));
-    if let Some(failed) = tally.failed.first() {
+    if let Some(failed) = tally.failed.first().filter(|_| !stop.load(Ordering::Relaxed)) {
         reduce(&options(matches, failed.seed), failed, matches);
     }
     exit_code(tally.failed.is_empty() && unmet.is_empty())

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use quorate_member::AutoCompaction as Kept;
 
-use super::replay::{Existence, Replay};
-use super::{Checker, Evidence};
+use super::replay::Existence;
+use super::{Case, Checker};
 use crate::history::compaction::AutoCompaction;
 
 /// See the module.
@@ -20,19 +20,19 @@ impl Checker for AutoCompactions {
         "auto_compaction"
     }
 
-    fn check(&self, evidence: &Evidence) -> Result<(), String> {
+    fn check(&self, case: &Case) -> Result<(), String> {
+        let evidence = case.evidence;
         let Some(first) = evidence.auto_compactions.first() else { return Ok(()) };
         let Some(kept) = evidence.kept else {
             return Err(format!("nobody wants members to compact by themselves, and one has: {first:?}"));
         };
-        // Without an order of the writes there is nothing to compare with; `linearizable` says why there is none.
-        let Ok(replay) = Replay::new(evidence) else { return Ok(()) };
-        let existence = Existence::of(&replay, evidence);
+        let Ok(truth) = case.truth() else { return Ok(()) };
+        let existence = &truth.existence;
         for compaction in &evidence.auto_compactions {
             match kept {
-                Kept::Revision { kept, .. } => by_number(compaction, kept, &existence),
+                Kept::Revision { kept, .. } => by_number(compaction, kept, existence),
                 Kept::Periodic(period) if !evidence.clocks.leapt => {
-                    by_age(compaction, shortest(period, evidence.clocks.rate_ppm_max), &existence)
+                    by_age(compaction, shortest(period, evidence.clocks.rate_ppm_max), existence)
                 }
                 Kept::Periodic(_) => Ok(()),
             }
@@ -64,6 +64,7 @@ fn shortest(period: Duration, rate_ppm_max: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Evidence;
     use super::super::doctored::*;
     use super::*;
     use crate::checkers;
@@ -81,7 +82,7 @@ mod tests {
     }
 
     fn verdict(kept: Option<Kept>, compacted: &[(u64, i64)]) -> Result<(), String> {
-        AutoCompactions.check(&evidence(kept, compacted))
+        AutoCompactions.check(&Case::of(&evidence(kept, compacted)))
     }
 
     #[test]
@@ -105,11 +106,11 @@ mod tests {
         assert!(verdict(kept, &[(29, 11)]).unwrap_err().contains("made no earlier than"));
         let mut fast = evidence(kept, &[(28, 11)]);
         fast.clocks.rate_ppm_max = 200_000;
-        assert_eq!(AutoCompactions.check(&fast), Ok(()), "12 ms are shown after 10");
+        assert_eq!(AutoCompactions.check(&Case::of(&fast)), Ok(()), "12 ms are shown after 10");
         fast.auto_compactions[0].at = SimTime::from_nanos(27_000_000);
-        assert!(AutoCompactions.check(&fast).is_err());
+        assert!(AutoCompactions.check(&Case::of(&fast)).is_err());
         fast.clocks.leapt = true;
-        assert_eq!(AutoCompactions.check(&fast), Ok(()));
+        assert_eq!(AutoCompactions.check(&Case::of(&fast)), Ok(()));
     }
 
     #[test]

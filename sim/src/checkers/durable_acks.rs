@@ -12,7 +12,7 @@ use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::request_op::Request as Op;
 use quorate_proto::mvccpb::KeyValue;
 
-use super::{Checker, Evidence};
+use super::{Case, Checker, Evidence};
 use crate::history::{Answer, Operation, Request};
 use crate::model::contains;
 use crate::world::clock::SimTime;
@@ -25,7 +25,8 @@ impl Checker for DurableAcks {
         "durable_acks"
     }
 
-    fn check(&self, evidence: &Evidence) -> Result<(), String> {
+    fn check(&self, case: &Case) -> Result<(), String> {
+        let evidence = case.evidence;
         let operations = &evidence.operations;
         let mut acked: BTreeMap<&Bytes, Vec<&Operation>> = BTreeMap::new();
         for operation in operations {
@@ -134,14 +135,14 @@ mod tests {
         story.put("a", "1").put("b", "2");
         story.crash();
         story.read_all();
-        assert_eq!(DurableAcks.check(&story.evidence()), Ok(()));
+        assert_eq!(DurableAcks.check(&Case::of(&story.evidence())), Ok(()));
         story.doctor_last(|answer| {
             if let Answer::Range(range) = answer {
                 range.kvs.pop();
                 range.count -= 1;
             }
         });
-        assert!(DurableAcks.check(&story.evidence()).unwrap_err().contains("is gone"));
+        assert!(DurableAcks.check(&Case::of(&story.evidence())).unwrap_err().contains("is gone"));
     }
 
     #[test]
@@ -150,25 +151,25 @@ mod tests {
         story.put("a", "1").read_all();
         let before = story.last_answer();
         story.put("a", "2").read_all();
-        assert_eq!(DurableAcks.check(&story.evidence()), Ok(()));
+        assert_eq!(DurableAcks.check(&Case::of(&story.evidence())), Ok(()));
         story.doctor_last(|answer| *answer = before);
-        assert!(DurableAcks.check(&story.evidence()).is_err());
+        assert!(DurableAcks.check(&Case::of(&story.evidence())).is_err());
     }
 
     #[test]
     fn a_key_whose_lease_may_have_ended_is_not_missed() {
         let mut story = Story::default();
         story.put("a", "1").put_with_lease("a", LEASES[0]).end_lease(LEASES[0]).read_all();
-        assert_eq!(DurableAcks.check(&story.evidence()), Ok(()));
+        assert_eq!(DurableAcks.check(&Case::of(&story.evidence())), Ok(()));
         let mut evidence = story.evidence();
         evidence.operations.remove(1);
-        assert!(DurableAcks.check(&evidence).is_err());
+        assert!(DurableAcks.check(&Case::of(&evidence)).is_err());
     }
 
     #[test]
     fn a_deleted_key_is_not_missed() {
         let mut story = Story::default();
         story.put("a", "1").delete("a").read_all();
-        assert_eq!(DurableAcks.check(&story.evidence()), Ok(()));
+        assert_eq!(DurableAcks.check(&Case::of(&story.evidence())), Ok(()));
     }
 }

@@ -10,8 +10,8 @@ use prost::Message as _;
 use quorate_proto::mvccpb::KeyValue;
 use quorate_proto::v3electionpb::{CampaignRequest, CampaignResponse, LeaderKey};
 
-use super::replay::{Existence, Replay};
-use super::{Checker, Evidence};
+use super::case::Truth;
+use super::{Case, Checker, Evidence};
 use crate::history::election::{
     ElectionAnswer, ElectionCall, ElectionRequest, NO_LEADER, NOT_LEADER, Observation, revision,
 };
@@ -26,14 +26,13 @@ impl Checker for Elections {
         "elections"
     }
 
-    fn check(&self, evidence: &Evidence) -> Result<(), String> {
+    fn check(&self, case: &Case) -> Result<(), String> {
+        let evidence = case.evidence;
         if evidence.elections.is_empty() && evidence.observations.is_empty() {
             return Ok(());
         }
-        // Without an order of the writes there is nothing to compare with; `linearizable` says why there is none.
-        let Ok(replay) = Replay::new(evidence) else { return Ok(()) };
-        let existence = Existence::of(&replay, evidence);
-        let judge = Judge { evidence, replay, existence };
+        let Ok(truth) = case.truth() else { return Ok(()) };
+        let judge = Judge { evidence, truth };
         for call in &evidence.elections {
             judge.call(call).map_err(|what| format!("{what}: {}", call.describe()))?;
         }
@@ -46,15 +45,14 @@ impl Checker for Elections {
 
 struct Judge<'a> {
     evidence: &'a Evidence,
-    replay: Replay<'a>,
-    existence: Existence,
+    truth: &'a Truth<'a>,
 }
 
 impl Judge<'_> {
     fn call(&self, call: &ElectionCall) -> Result<(), String> {
         match &call.outcome {
             Outcome::Answered(answer) => {
-                self.existence.check_told(answer.revision(), call.start, call.end)?;
+                self.truth.check_told(answer.revision(), call.start, call.end)?;
                 self.answered(call, &call.request, answer)
             }
             Outcome::Refused { message, .. } => self.refused(call, message),
@@ -71,7 +69,7 @@ impl Judge<'_> {
                 let is_proclaimed = |row: &KeyValue| {
                     row.mod_revision == at && row.value == asked.value && row.create_revision == leader.rev
                 };
-                match self.replay.model.at(&leader.key, at).filter(is_proclaimed) {
+                match self.truth.replay.model.at(&leader.key, at).filter(is_proclaimed) {
                     Some(_) => Ok(()),
                     None => Err(format!("the value was not put at revision {at}")),
                 }
@@ -104,12 +102,12 @@ impl Judge<'_> {
         if (&leader.name, &leader.key, leader.lease) != (&asked.name, &key, asked.lease) {
             return Err("somebody else leads".to_owned());
         }
-        let mine = self.replay.model.at(&key, at).filter(|row| row.create_revision == leader.rev);
+        let mine = self.truth.replay.model.at(&key, at).filter(|row| row.create_revision == leader.rev);
         if mine.is_none_or(|row| row.lease != asked.lease) {
             return Err(format!("its key is not there at revision {at}"));
         }
         let turn = self.turn(&asked.name, leader.rev).ok_or("its turn never came")?;
-        if self.existence.begun(turn) > call.end {
+        if self.truth.existence.begun(turn) > call.end {
             return Err(format!("its turn came at revision {turn}, which was made later"));
         }
         Ok(())
@@ -118,13 +116,13 @@ impl Judge<'_> {
     /// The first revision at which no key of the election is older than the one created at `created`.
     fn turn(&self, name: &[u8], created: i64) -> Option<i64> {
         let prefix = queue::prefix(name);
-        let rows = self.replay.model.rows_at(created, |key| key.starts_with(&prefix));
+        let rows = self.truth.replay.model.rows_at(created, |key| key.starts_with(&prefix));
         let older = rows.into_iter().filter(|row| row.create_revision < created);
         let mut older: Vec<Bytes> = older.map(|row| row.key).collect();
         if older.is_empty() {
             return Some(created);
         }
-        for (revision, made) in self.replay.from(created + 1) {
+        for (revision, made) in self.truth.replay.from(created + 1) {
             older.retain(|key| !made.changes.iter().any(|(changed, row)| changed == key && row.is_none()));
             if older.is_empty() {
                 return Some(revision);
@@ -134,7 +132,7 @@ impl Judge<'_> {
     }
 
     fn refused(&self, call: &ElectionCall, message: &str) -> Result<(), String> {
-        let mut window = self.existence.window(call.start, call.end);
+        let mut window = self.truth.existence.window(call.start, call.end);
         let was_so = match &call.request {
             ElectionRequest::Leader(asked) if message == NO_LEADER => {
                 window.any(|revision| self.first_of(&asked.name, revision).is_none())
@@ -156,11 +154,11 @@ impl Judge<'_> {
             // What comes first is as new as any read, unless it was waited for; the rest comes as it happens.
             let is_read = number == 0 && header > told.mod_revision;
             let since = if is_read { observation.start } else { SimTime::default() };
-            self.existence.check_told(header, since, *at)?;
+            self.truth.check_told(header, since, *at)?;
             if header < told.mod_revision {
                 return Err(format!("told at revision {header} of a later one, {told:?}"));
             }
-            if self.replay.model.at(&told.key, told.mod_revision).as_ref() != Some(&told) {
+            if self.truth.replay.model.at(&told.key, told.mod_revision).as_ref() != Some(&told) {
                 return Err(format!("there was no such value, {told:?}"));
             }
             let first = self.first_of(&observation.name, told.mod_revision);
@@ -197,12 +195,12 @@ impl Judge<'_> {
     /// The key of an election that was created first of those that are there at `revision`.
     fn first_of(&self, name: &[u8], revision: i64) -> Option<KeyValue> {
         let prefix = queue::prefix(name);
-        let rows = self.replay.model.rows_at(revision, |key| key.starts_with(&prefix));
+        let rows = self.truth.replay.model.rows_at(revision, |key| key.starts_with(&prefix));
         rows.into_iter().min_by_key(|row| row.create_revision)
     }
 
     fn holds(&self, leader: &LeaderKey, revision: i64) -> bool {
-        self.replay.model.at(&leader.key, revision).is_some_and(|row| row.create_revision == leader.rev)
+        self.truth.replay.model.at(&leader.key, revision).is_some_and(|row| row.create_revision == leader.rev)
     }
 }
 
@@ -232,7 +230,7 @@ mod tests {
     fn must_say(what: &str, falsify: impl FnOnce(&mut Story)) {
         let mut story = story();
         falsify(&mut story);
-        let said = Elections.check(&story.evidence()).expect_err(what);
+        let said = Elections.check(&Case::of(&story.evidence())).expect_err(what);
         assert!(said.contains(what), "{said}");
     }
 
@@ -269,7 +267,7 @@ mod tests {
     fn two_leaders_are_reported() {
         let mut story = Story::default();
         story.grant(ONE, 10).grant(OTHER, 10).campaign("post", ONE, "a").campaign("post", OTHER, "b");
-        let judged = |story: &Story| Elections.check(&story.evidence());
+        let judged = |story: &Story| Elections.check(&Case::of(&story.evidence()));
         assert!(judged(&story).unwrap_err().contains("its turn never came"));
         story.put("k", "1").resign(ONE);
         assert!(judged(&story).unwrap_err().contains("its turn came at revision 5, which was made later"));
@@ -355,10 +353,10 @@ mod tests {
         let mut story = Story::default();
         story.grant(ONE, 10).campaign("post", ONE, "a").observe("post").told("post");
         story.proclaim(ONE, "b").proclaim(ONE, "c").told("post");
-        let said = Elections.check(&story.evidence()).unwrap_err();
+        let said = Elections.check(&Case::of(&story.evidence())).unwrap_err();
         assert!(said.contains("version 3 of a value follows version 1"), "{said}");
         story.compact(3);
-        assert_eq!(Elections.check(&story.evidence()), Ok(()), "what it missed may be compacted");
+        assert_eq!(Elections.check(&Case::of(&story.evidence())), Ok(()), "what it missed may be compacted");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! When everything is healed and quiet, all members hold the same rows: the same hash at the same revision.
 
-use super::{Checker, Evidence};
+use super::{Case, Checker};
 
 /// See the module.
 pub struct EqualHashes;
@@ -10,7 +10,8 @@ impl Checker for EqualHashes {
         "equal_hashes"
     }
 
-    fn check(&self, evidence: &Evidence) -> Result<(), String> {
+    fn check(&self, case: &Case) -> Result<(), String> {
+        let evidence = case.evidence;
         let Some(first) = evidence.hashes.first() else { return Ok(()) };
         let comparable = evidence.hashes.iter().filter(|hash| hash.compact_revision == first.compact_revision);
         match comparable.into_iter().find(|hash| (hash.revision, hash.hash) != (first.revision, first.hash)) {
@@ -22,6 +23,7 @@ impl Checker for EqualHashes {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Evidence;
     use super::*;
     use crate::checkers::MemberHash;
 
@@ -30,7 +32,7 @@ mod tests {
     }
 
     fn verdict(hashes: Vec<MemberHash>) -> Result<(), String> {
-        EqualHashes.check(&Evidence { hashes, ..Evidence::default() })
+        EqualHashes.check(&Case::of(&Evidence { hashes, ..Evidence::default() }))
     }
 
     #[test]

@@ -13,10 +13,10 @@ use std::collections::BTreeSet;
 
 use quorate_types::Error;
 
-use super::replay::{FIRST_WRITE, Made, Replay, bare, wrong_answer};
+use super::case::Truth;
+use super::replay::{FIRST_WRITE, bare, wrong_answer};
 use super::revisions::is_serializable;
-use super::{Checker, Evidence};
-use crate::history::compaction::Compaction;
+use super::{Case, Checker};
 use crate::history::lease::{attached_to, granted};
 use crate::history::{Answer, Operation, Outcome, Request};
 use crate::world::clock::SimTime;
@@ -29,18 +29,19 @@ impl Checker for Linearizable {
         "linearizable"
     }
 
-    fn check(&self, evidence: &Evidence) -> Result<(), String> {
-        let order = Order::new(evidence)?;
-        order.writes_agree_with_time()?;
+    fn check(&self, case: &Case) -> Result<(), String> {
+        let evidence = case.evidence;
+        let judge = Judge { truth: case.truth()?, granted: granted(&evidence.leases) };
+        judge.writes_agree_with_time()?;
         for operation in &evidence.operations {
             match &operation.outcome {
                 Outcome::Answered(answer) => {
                     check_header(operation, answer)?;
                     if operation.written_revision().is_none() {
-                        order.check_read(operation, answer)?;
+                        judge.check_read(operation, answer)?;
                     }
                 }
-                Outcome::Refused { message, .. } => order.check_refusal(operation, message)?,
+                Outcome::Refused { message, .. } => judge.check_refusal(operation, message)?,
                 Outcome::Unknown => {}
             }
         }
@@ -55,46 +56,20 @@ fn check_header(operation: &Operation, answer: &Answer) -> Result<(), String> {
     if complete { Ok(()) } else { Err(format!("an answer's header is not filled: {}", operation.describe())) }
 }
 
-struct Order<'a> {
-    replay: Replay<'a>,
-    /// Latest begin of the writes up to and with that index.
-    begun: Vec<SimTime>,
-    /// Earliest answer of the writes from that index on.
-    answered: Vec<SimTime>,
-    compactions: Vec<Compaction<'a>>,
+struct Judge<'a> {
+    truth: &'a Truth<'a>,
     granted: BTreeSet<i64>,
 }
 
-impl<'a> Order<'a> {
-    fn new(evidence: &'a Evidence) -> Result<Self, String> {
-        let replay = Replay::new(evidence)?;
-        let mut begun: Vec<SimTime> = replay.made.iter().map(|made| made.start).collect();
-        for index in 1..begun.len() {
-            begun[index] = begun[index].max(begun[index - 1]);
-        }
-        let mut answered: Vec<SimTime> = replay.made.iter().map(Made::effective_end).collect();
-        for index in (1..answered.len()).rev() {
-            answered[index - 1] = answered[index - 1].min(answered[index]);
-        }
-        let compactions = evidence.compactions().collect();
-        Ok(Self { replay, begun, answered, compactions, granted: granted(&evidence.leases) })
-    }
-
-    /// How many writes are in revision `revision` and below.
-    fn index_after(&self, revision: i64) -> Option<usize> {
-        let index = usize::try_from(revision - FIRST_WRITE + 1).ok()?;
-        (index <= self.replay.made.len()).then_some(index)
-    }
-
-    /// Writes do not swap: none was answered before one of a lower revision began.
+impl Judge<'_> {
+    /// Writes do not swap: none began when a later revision was there.
     fn writes_agree_with_time(&self) -> Result<(), String> {
-        for (index, write) in self.replay.made.iter().enumerate() {
-            if self.answered.get(index + 1).is_some_and(|&answered| answered < write.start) {
-                let other = self.replay.made[index + 1..].iter().find(|other| other.effective_end() < write.start);
+        for (revision, write) in self.truth.replay.from(FIRST_WRITE) {
+            let there_at = self.truth.existence.by(revision + 1);
+            if there_at < write.start {
                 return Err(format!(
-                    "real time disagrees: {} has a lower revision than {}, which had ended before",
-                    write.describe(),
-                    other.map_or_else(String::new, Made::describe)
+                    "real time disagrees: {} has revision {revision}, and a later one was there at {there_at}",
+                    write.describe()
                 ));
             }
         }
@@ -103,26 +78,10 @@ impl<'a> Order<'a> {
 
     fn check_read(&self, read: &Operation, answer: &Answer) -> Result<(), String> {
         let revision = answer.revision();
-        let Some(index) = self.index_after(revision) else {
-            return Err(format!("a read at revision {revision}, which nobody made: {}", read.describe()));
-        };
-        if index > 0 && self.begun[index - 1] > read.end {
-            let write = self.replay.made[..index].iter().find(|write| write.start > read.end);
-            return Err(format!(
-                "a read from the future: {} rests on {}",
-                read.describe(),
-                write.map_or_else(String::new, Made::describe)
-            ));
-        }
-        if !is_serializable(&read.request) && self.answered.get(index).is_some_and(|&answered| answered < read.start) {
-            let write = self.replay.made[index..].iter().find(|write| write.effective_end() < read.start);
-            return Err(format!(
-                "a stale read: {} misses {}",
-                read.describe(),
-                write.map_or_else(String::new, Made::describe)
-            ));
-        }
-        let (expected, changes) = self.replay.model.try_at(&read.request, revision);
+        let since = if is_serializable(&read.request) { SimTime::default() } else { read.start };
+        let told = self.truth.check_told(revision, since, read.end);
+        told.map_err(|what| format!("{what}: {}", read.describe()))?;
+        let (expected, changes) = self.truth.replay.model.try_at(&read.request, revision);
         match expected {
             Ok(expected) if changes.is_empty() && expected == bare(answer) => {}
             Ok(expected) => return Err(wrong_answer(read, &expected)),
@@ -139,7 +98,7 @@ impl<'a> Order<'a> {
             _ => return Ok(()),
         };
         let is_before = |asked: &&Operation| asked.answer().is_some() && asked.end < operation.start;
-        let hiding = self.compactions.iter().filter(|compaction| compaction.revision > limit);
+        let hiding = self.truth.compactions.iter().filter(|compaction| compaction.revision > limit);
         match hiding.filter_map(|compaction| compaction.asked).find(is_before) {
             Some(compaction) => Err(format!(
                 "answered at revision {revision} although compacted: {} before {}",
@@ -156,10 +115,7 @@ impl<'a> Order<'a> {
                 Request::Compact(compact) => compact.revision - 1,
                 request => oldest_revision_asked(request).unwrap_or(i64::MAX),
             };
-            let justified = self
-                .compactions
-                .iter()
-                .any(|compaction| compaction.revision > wanted && compaction.start <= operation.end);
+            let justified = self.truth.may_be_compacted(wanted, operation.end);
             return if justified { Ok(()) } else { Err(format!("no compaction explains {}", operation.describe())) };
         }
         // Whether a lease that was granted is there depends on time: `leases` judges that.
@@ -168,14 +124,14 @@ impl<'a> Order<'a> {
             return Ok(());
         }
         // The window of revisions at which it may have been judged.
-        let oldest = self.answered.iter().take_while(|&&answered| answered < operation.start).count() as i64;
-        let low = if is_serializable(&operation.request) { 1 } else { oldest + 1 };
-        let high = self.begun.iter().take_while(|&&begun| begun <= operation.end).count() as i64 + 1;
-        let refuses = |revision| match self.replay.model.try_at(&operation.request, revision).0 {
+        let window = self.truth.existence.window(operation.start, operation.end);
+        let low = if is_serializable(&operation.request) { 1 } else { *window.start() };
+        let high = *window.end();
+        let refuses = |revision| match self.truth.replay.model.try_at(&operation.request, revision).0 {
             Err(error) => error.message() == message,
             Ok(_) => false,
         };
-        if (low..=high.max(low)).any(refuses) {
+        if (low..=high).any(refuses) {
             Ok(())
         } else {
             Err(format!("refused without a reason between revisions {low} and {high}: {}", operation.describe()))
@@ -213,7 +169,7 @@ mod tests {
     use super::*;
 
     fn verdict(story: &Story) -> Result<(), String> {
-        Linearizable.check(&story.evidence())
+        Linearizable.check(&Case::of(&story.evidence()))
     }
 
     fn long_story() -> Story {
@@ -280,7 +236,7 @@ mod tests {
         let (early, late) = (evidence.operations[1].clone(), evidence.operations[0].clone());
         (evidence.operations[0].start, evidence.operations[0].end) = (early.start, early.end);
         (evidence.operations[1].start, evidence.operations[1].end) = (late.start, late.end);
-        assert!(Linearizable.check(&evidence).unwrap_err().contains("from the future"));
+        assert!(Linearizable.check(&Case::of(&evidence)).unwrap_err().contains("told of the future"));
     }
 
     #[test]
@@ -292,7 +248,7 @@ mod tests {
         story.put("b", "2");
         let mut evidence = story.evidence();
         evidence.operations.last_mut().unwrap().outcome = Outcome::Unknown;
-        assert_eq!(Linearizable.check(&evidence), Ok(()));
+        assert_eq!(Linearizable.check(&Case::of(&evidence)), Ok(()));
     }
 
     #[test]
@@ -302,9 +258,9 @@ mod tests {
         let mut evidence = story.evidence();
         let row = evidence.taps.get_mut(&3).unwrap().get_mut(&Bytes::from("b")).unwrap();
         *row = Some(KeyValue { key: "b".into(), value: "3".into(), ..Default::default() }.encode_to_vec().into());
-        assert!(Linearizable.check(&evidence).unwrap_err().contains("no write that anybody asked for"));
+        assert!(Linearizable.check(&Case::of(&evidence)).unwrap_err().contains("no write that anybody asked for"));
         evidence.taps.clear();
-        assert!(Linearizable.check(&evidence).is_err(), "a revision without a maker");
+        assert!(Linearizable.check(&Case::of(&evidence)).is_err(), "a revision without a maker");
     }
 
     #[test]
@@ -323,9 +279,9 @@ mod tests {
         evidence.operations[1].request = wide;
         evidence.operations[4].request = narrow;
         evidence.operations[4].start = early;
-        assert_eq!(Linearizable.check(&evidence), Ok(()));
+        assert_eq!(Linearizable.check(&Case::of(&evidence)), Ok(()));
         evidence.operations.pop();
-        assert!(Linearizable.check(&evidence).unwrap_err().contains("no write that anybody asked for"));
+        assert!(Linearizable.check(&Case::of(&evidence)).unwrap_err().contains("no write that anybody asked for"));
     }
 
     #[test]
@@ -336,7 +292,7 @@ mod tests {
         let [first, second] = &mut evidence.operations[..] else { panic!("two") };
         std::mem::swap(&mut first.start, &mut second.start);
         std::mem::swap(&mut first.end, &mut second.end);
-        assert!(Linearizable.check(&evidence).unwrap_err().contains("real time disagrees"));
+        assert!(Linearizable.check(&Case::of(&evidence)).unwrap_err().contains("real time disagrees"));
     }
 
     #[test]

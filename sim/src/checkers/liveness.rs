@@ -1,6 +1,6 @@
 //! A healed cluster serves every client again, in bounded time.
 
-use super::{Checker, Evidence};
+use super::{Case, Checker};
 use crate::history::Request;
 
 /// See the module.
@@ -11,7 +11,8 @@ impl Checker for Liveness {
         "liveness"
     }
 
-    fn check(&self, evidence: &Evidence) -> Result<(), String> {
+    fn check(&self, case: &Case) -> Result<(), String> {
+        let evidence = case.evidence;
         if evidence.unsettled {
             return Err(
                 "the membership could not be settled: a change was refused, or a learner not promoted".to_owned()
@@ -55,15 +56,15 @@ mod tests {
         story.put("a", "1").read_all();
         let mut evidence = story.evidence();
         evidence.clients = vec![CLIENT];
-        assert_eq!(Liveness.check(&evidence), Ok(()));
+        assert_eq!(Liveness.check(&Case::of(&evidence)), Ok(()));
         evidence.recovery_limit_ns = 1;
-        assert!(Liveness.check(&evidence).unwrap_err().contains("no put answered"));
+        assert!(Liveness.check(&Case::of(&evidence)).unwrap_err().contains("no put answered"));
         evidence.recovery_limit_ns = u64::MAX;
         evidence.operations.pop();
-        assert!(Liveness.check(&evidence).unwrap_err().contains("no linearizable read"));
+        assert!(Liveness.check(&Case::of(&evidence)).unwrap_err().contains("no linearizable read"));
         evidence.straggling = true;
-        assert!(Liveness.check(&evidence).unwrap_err().contains("catch up"));
+        assert!(Liveness.check(&Case::of(&evidence)).unwrap_err().contains("catch up"));
         evidence.unsettled = true;
-        assert!(Liveness.check(&evidence).unwrap_err().contains("membership"));
+        assert!(Liveness.check(&Case::of(&evidence)).unwrap_err().contains("membership"));
     }
 }

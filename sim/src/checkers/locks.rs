@@ -7,8 +7,8 @@
 //! first, which needs a reason: the replay looks for its maker, and `leases` judges when a lease may end. Writes that are
 //! guarded by the owner's create revision are transactions like all others.
 
-use super::replay::{Existence, Replay};
-use super::{Checker, Evidence};
+use super::case::Truth;
+use super::{Case, Checker};
 use crate::history::lock::{LockAnswer, LockCall, LockRequest};
 use crate::history::queue;
 
@@ -20,26 +20,25 @@ impl Checker for Locks {
         "locks"
     }
 
-    fn check(&self, evidence: &Evidence) -> Result<(), String> {
+    fn check(&self, case: &Case) -> Result<(), String> {
+        let evidence = case.evidence;
         if evidence.locks.is_empty() {
             return Ok(());
         }
-        // Without an order of the writes there is nothing to compare with; `linearizable` says why there is none.
-        let Ok(replay) = Replay::new(evidence) else { return Ok(()) };
-        let existence = Existence::of(&replay, evidence);
+        let Ok(truth) = case.truth() else { return Ok(()) };
         for call in &evidence.locks {
-            check(call, &replay, &existence).map_err(|what| format!("{what}: {}", call.describe()))?;
+            check(call, truth).map_err(|what| format!("{what}: {}", call.describe()))?;
         }
         Ok(())
     }
 }
 
-fn check(call: &LockCall, replay: &Replay, existence: &Existence) -> Result<(), String> {
+fn check(call: &LockCall, truth: &Truth) -> Result<(), String> {
     let Some(answer) = call.answer() else { return Ok(()) };
     let revision = answer.revision();
-    existence.check_told(revision, call.start, call.end)?;
+    truth.check_told(revision, call.start, call.end)?;
     let key = call.key();
-    let mine = replay.model.at(&key, revision);
+    let mine = truth.replay.model.at(&key, revision);
     match (&call.request, answer) {
         (LockRequest::Lock(asked), LockAnswer::Lock(answer)) => {
             if answer.key != key {
@@ -49,7 +48,7 @@ fn check(call: &LockCall, replay: &Replay, existence: &Existence) -> Result<(), 
                 return Err(format!("its key is not there at revision {revision}"));
             };
             let prefix = queue::prefix(&asked.name);
-            let rivals = replay.model.rows_at(revision, |key| key.starts_with(&prefix));
+            let rivals = truth.replay.model.rows_at(revision, |key| key.starts_with(&prefix));
             match rivals.iter().find(|rival| rival.create_revision < mine.create_revision) {
                 Some(owner) => Err(format!("at revision {revision} another one owns the lock, {owner:?}")),
                 None => Ok(()),
@@ -86,7 +85,7 @@ mod tests {
     }
 
     fn verdict(story: &Story) -> Result<(), String> {
-        Locks.check(&story.evidence())
+        Locks.check(&Case::of(&story.evidence()))
     }
 
     fn must_say(what: &str, falsify: impl FnOnce(&mut Vec<LockCall>)) {
@@ -137,12 +136,12 @@ mod tests {
         must_say("told of revision 99", |locks| {
             answer_lock(&mut locks[0], |answer| answer.header.as_mut().unwrap().revision = 99);
         });
-        must_say("before it was made", |locks| {
+        must_say("told of the future", |locks| {
             answer_lock(&mut locks[0], |answer| answer.header.as_mut().unwrap().revision = 3);
             locks[0].end = locks[0].start;
         });
         // Who asks again for what he owns is answered at once, but not from the past.
-        must_say("a stale answer: revision 3 existed", |locks| {
+        must_say("a stale answer: revision 3 was there before", |locks| {
             let (start, end) = (SimTime::from_nanos(8_000_000), SimTime::from_nanos(9_000_000));
             locks.push(LockCall { start, end, ..locks[0].clone() });
         });

@@ -1,6 +1,6 @@
 //! A member starts after every crash and ends only when asked or killed, unless its disk failed it.
 
-use super::{Checker, Evidence};
+use super::{Case, Checker};
 
 /// See the module.
 pub struct MemberHealth;
@@ -10,7 +10,8 @@ impl Checker for MemberHealth {
         "member_health"
     }
 
-    fn check(&self, evidence: &Evidence) -> Result<(), String> {
+    fn check(&self, case: &Case) -> Result<(), String> {
+        let evidence = case.evidence;
         match evidence.complaints.as_slice() {
             [] => Ok(()),
             complaints => Err(complaints.join("; ")),
@@ -20,13 +21,14 @@ impl Checker for MemberHealth {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Evidence;
     use super::*;
 
     #[test]
     fn one_complaint_is_enough() {
         let mut evidence = Evidence::default();
-        assert_eq!(MemberHealth.check(&evidence), Ok(()));
+        assert_eq!(MemberHealth.check(&Case::of(&evidence)), Ok(()));
         evidence.complaints.push("m1 stopped by itself: no idea".to_owned());
-        assert!(MemberHealth.check(&evidence).unwrap_err().contains("no idea"));
+        assert!(MemberHealth.check(&Case::of(&evidence)).unwrap_err().contains("no idea"));
     }
 }

@@ -1,11 +1,12 @@
 //! What must be true of a history, whatever happened. One file a checker; [`all`] is the list.
 //!
-//! A checker sees only [`Evidence`]: what clients asked and were told, and what the harness itself did and saw. It says what
-//! is wrong in one paragraph that names the operations. Each has tests with doctored histories: one that cannot fail checks
+//! A checker sees only a [`Case`]: what clients asked and were told, what the harness itself did and saw ([`Evidence`]), and the
+//! history that follows from it. It says what is wrong in one paragraph that names the operations. Each has tests with doctored histories: one that cannot fail checks
 //! nothing.
 
 mod append_cycles;
 mod auto_compaction;
+mod case;
 mod durable_acks;
 mod elections;
 mod equal_hashes;
@@ -25,6 +26,7 @@ use std::collections::BTreeMap;
 use prost::Message as _;
 use quorate_proto::mvccpb::KeyValue;
 
+pub use self::case::Case;
 use crate::history::compaction::{self, AutoCompaction, Compaction};
 use crate::history::election::{ElectionCall, Observation};
 use crate::history::lease::LeaseCall;
@@ -137,7 +139,7 @@ pub trait Checker {
     fn name(&self) -> &'static str;
 
     /// Judges; the error says what is wrong.
-    fn check(&self, evidence: &Evidence) -> Result<(), String>;
+    fn check(&self, case: &Case) -> Result<(), String>;
 }
 
 /// Every checker.
@@ -162,7 +164,8 @@ pub fn all() -> Vec<Box<dyn Checker>> {
 
 /// What all checkers find.
 pub fn judge(evidence: &Evidence) -> Vec<Violation> {
-    let judged = all().into_iter().map(|checker| (checker.name(), checker.check(evidence)));
+    let case = Case::of(evidence);
+    let judged = all().into_iter().map(|checker| (checker.name(), checker.check(&case)));
     judged.filter_map(|(checker, verdict)| verdict.err().map(|what| Violation { checker, what })).collect()
 }
 

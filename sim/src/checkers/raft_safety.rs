@@ -1,6 +1,6 @@
 //! Raft's safety properties, as members saw them at every step: a term has one leader, an index one entry.
 
-use super::{Checker, Evidence};
+use super::{Case, Checker};
 
 /// See the module.
 pub struct RaftSafety;
@@ -10,7 +10,8 @@ impl Checker for RaftSafety {
         "raft_safety"
     }
 
-    fn check(&self, evidence: &Evidence) -> Result<(), String> {
+    fn check(&self, case: &Case) -> Result<(), String> {
+        let evidence = case.evidence;
         match evidence.contradictions.as_slice() {
             [] => Ok(()),
             [first] => Err(first.clone()),
@@ -21,15 +22,16 @@ impl Checker for RaftSafety {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Evidence;
     use super::*;
 
     #[test]
     fn one_contradiction_is_enough() {
         let mut evidence = Evidence::default();
-        assert_eq!(RaftSafety.check(&evidence), Ok(()));
+        assert_eq!(RaftSafety.check(&Case::of(&evidence)), Ok(()));
         evidence.contradictions.push("1 and 2 both lead in term 7".to_owned());
-        assert_eq!(RaftSafety.check(&evidence), Err("1 and 2 both lead in term 7".to_owned()));
+        assert_eq!(RaftSafety.check(&Case::of(&evidence)), Err("1 and 2 both lead in term 7".to_owned()));
         evidence.contradictions.push("and in term 8".to_owned());
-        assert_eq!(RaftSafety.check(&evidence), Err("1 and 2 both lead in term 7; and 1 more".to_owned()));
+        assert_eq!(RaftSafety.check(&Case::of(&evidence)), Err("1 and 2 both lead in term 7; and 1 more".to_owned()));
     }
 }

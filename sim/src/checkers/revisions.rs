@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Checker, Evidence};
+use super::{Case, Checker};
 use crate::history::{Answer, Operation, Request};
 use crate::world::clock::SimTime;
 
@@ -17,7 +17,8 @@ impl Checker for Revisions {
         "revisions"
     }
 
-    fn check(&self, evidence: &Evidence) -> Result<(), String> {
+    fn check(&self, case: &Case) -> Result<(), String> {
+        let evidence = case.evidence;
         let mut writers: BTreeMap<i64, &Operation> = BTreeMap::new();
         for operation in &evidence.operations {
             let Some(revision) = operation.written_revision() else { continue };
@@ -88,9 +89,9 @@ mod tests {
     fn a_revision_that_goes_back_is_reported() {
         let mut story = Story::default();
         story.put("a", "1").put("a", "2").read_all();
-        assert_eq!(Revisions.check(&story.evidence()), Ok(()));
+        assert_eq!(Revisions.check(&Case::of(&story.evidence())), Ok(()));
         story.doctor_last(|answer| answer.header_mut().as_mut().unwrap().revision -= 1);
-        assert!(Revisions.check(&story.evidence()).unwrap_err().contains("revision went back"));
+        assert!(Revisions.check(&Case::of(&story.evidence())).unwrap_err().contains("revision went back"));
     }
 
     #[test]
@@ -98,7 +99,7 @@ mod tests {
         let mut story = Story::default();
         story.put("a", "1").put("a", "2");
         story.doctor_last(|answer| answer.header_mut().as_mut().unwrap().raft_term = 1);
-        assert!(Revisions.check(&story.evidence()).unwrap_err().contains("raft_term went back"));
+        assert!(Revisions.check(&Case::of(&story.evidence())).unwrap_err().contains("raft_term went back"));
     }
 
     #[test]
@@ -106,6 +107,6 @@ mod tests {
         let mut story = Story::default();
         story.put("a", "1").put("b", "2");
         story.doctor_last(|answer| answer.header_mut().as_mut().unwrap().revision = 2);
-        assert!(Revisions.check(&story.evidence()).unwrap_err().contains("given out twice"));
+        assert!(Revisions.check(&Case::of(&story.evidence())).unwrap_err().contains("given out twice"));
     }
 }

@@ -13,7 +13,7 @@ use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::request_op::Request as Op;
 use quorate_proto::mvccpb::KeyValue;
 
-use super::{Checker, Evidence};
+use super::{Case, Checker};
 use crate::history::{Answer, Request, RevisionDiff};
 use crate::model::contains;
 
@@ -28,7 +28,8 @@ impl Checker for WholeTxns {
         "whole_txns"
     }
 
-    fn check(&self, evidence: &Evidence) -> Result<(), String> {
+    fn check(&self, case: &Case) -> Result<(), String> {
+        let evidence = case.evidence;
         let mut together = Together::new();
         for operation in &evidence.operations {
             if let Request::Txn(txn) = &operation.request
@@ -125,13 +126,13 @@ mod tests {
         story.put("a", "0").put("b", "0").read_all();
         let before = story.last_answer();
         story.put_both("a", "b", "x1").read_all();
-        assert_eq!(WholeTxns.check(&story.evidence()), Ok(()));
+        assert_eq!(WholeTxns.check(&Case::of(&story.evidence())), Ok(()));
         story.doctor_last(|answer| {
             if let (Answer::Range(range), Answer::Range(before)) = (answer, before) {
                 range.kvs[1] = before.kvs[1].clone();
             }
         });
-        assert!(WholeTxns.check(&story.evidence()).unwrap_err().contains("half a transaction"));
+        assert!(WholeTxns.check(&Case::of(&story.evidence())).unwrap_err().contains("half a transaction"));
     }
 
     #[test]
@@ -139,8 +140,8 @@ mod tests {
         let mut story = Story::default();
         story.put_both("a", "b", "x1").forget_last();
         let mut evidence = story.evidence();
-        assert_eq!(WholeTxns.check(&evidence), Ok(()));
+        assert_eq!(WholeTxns.check(&Case::of(&evidence)), Ok(()));
         evidence.taps.get_mut(&2).unwrap().remove(&Bytes::from("b"));
-        assert!(WholeTxns.check(&evidence).is_err());
+        assert!(WholeTxns.check(&Case::of(&evidence)).is_err());
     }
 }

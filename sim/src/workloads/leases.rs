@@ -92,14 +92,17 @@ impl Leases {
                 client.lease(LeaseRequest::TimeToLive(pb::LeaseTimeToLiveRequest { id, keys })).await;
             }
         } else if chosen(self.rests) {
-            let pause_ms = client.dice.between(500, 1500 * self.ttl_max_secs);
-            clock::sleep(Duration::from_millis(pause_ms)).await;
+            if client.dice.percent(50) {
+                renew_too_late(client, held).await;
+            } else {
+                let pause_ms = client.dice.between(500, 1500 * self.ttl_max_secs);
+                clock::sleep(Duration::from_millis(pause_ms)).await;
+            }
         } else if client.dice.percent(self.streams) {
             renew_all(client, held).await;
         } else {
             let id = some_lease(client, held);
-            let renewed = client.lease(LeaseRequest::KeepAlive(pb::LeaseKeepAliveRequest { id })).await;
-            forget_dead(held, id, &renewed);
+            renew(client, held, id).await;
         }
     }
 
@@ -142,6 +145,26 @@ async fn attach(client: &mut Client, held: &[i64]) {
         let success = puts.into_iter().map(|put| pb::RequestOp { request: Some(Op::RequestPut(put)) }).collect();
         client.call(Request::Txn(pb::TxnRequest { success, ..Default::default() })).await;
     }
+}
+
+/// Renews a lease, and for how many seconds it lives from now, if it does.
+async fn renew(client: &mut Client, held: &mut Vec<i64>, id: i64) -> Option<u64> {
+    let renewed = client.lease(LeaseRequest::KeepAlive(pb::LeaseKeepAliveRequest { id })).await;
+    forget_dead(held, id, &renewed);
+    match renewed {
+        Outcome::Answered(LeaseAnswer::KeepAlive(answer)) => u64::try_from(answer.ttl).ok().filter(|ttl| *ttl > 0),
+        _ => None,
+    }
+}
+
+/// Renews a lease, stalls for its whole time, and comes back when it has just ended, or is about to: its revocation may be on its
+/// way.
+async fn renew_too_late(client: &mut Client, held: &mut Vec<i64>) {
+    let id = some_lease(client, held);
+    let Some(ttl_secs) = renew(client, held, id).await else { return };
+    let late_ms = client.dice.below(800);
+    clock::sleep(Duration::from_secs(ttl_secs) + Duration::from_millis(late_ms)).await;
+    renew(client, held, id).await;
 }
 
 /// Renews what it has on one stream, each before the answer to the one before it has come.

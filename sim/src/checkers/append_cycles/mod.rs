@@ -19,7 +19,7 @@ mod lists;
 #[cfg(test)]
 mod tests;
 
-use super::{Checker, Evidence};
+use super::{Case, Checker, Evidence};
 use graph::{Anomaly, Graph};
 use lists::Lists;
 
@@ -31,7 +31,8 @@ impl Checker for AppendCycles {
         "append_cycles"
     }
 
-    fn check(&self, evidence: &Evidence) -> Result<(), String> {
+    fn check(&self, case: &Case) -> Result<(), String> {
+        let evidence = case.evidence;
         let mut lists = Lists::collect(&evidence.operations)?;
         if lists.is_empty() {
             return Ok(());

@@ -59,7 +59,7 @@ fn at_once(transactions: &[&[Piece]]) -> Vec<Operation> {
 }
 
 fn verdict(operations: Vec<Operation>) -> Result<(), String> {
-    AppendCycles.check(&Evidence { operations, ..Evidence::default() })
+    AppendCycles.check(&Case::of(&Evidence { operations, ..Evidence::default() }))
 }
 
 fn must_say(operations: Vec<Operation>, what: &str) {
@@ -102,7 +102,7 @@ fn a_true_history_of_the_model_passes_even_if_lists_are_deleted() {
         story.put("k001", "something else");
     }
     let evidence = story.evidence();
-    assert_eq!(AppendCycles.check(&evidence), Ok(()));
+    assert_eq!(AppendCycles.check(&Case::of(&evidence)), Ok(()));
     assert_eq!(decode(&encode(&list)).unwrap().len(), 9);
 }
 

@@ -6,7 +6,7 @@
 //! - *Not too late.* When all is healed, a lease that nobody renews ends within its TTL and the recovery limit, counted from
 //!   the time by which there is a leader, for a new leader begins to count anew.
 //! - *At once.* All keys of a lease go in one revision: no other revision is taken for its end (see [`Replay`]).
-//! - *Dead is dead.* What begins after an end is known of cannot renew it, revoke it or attach a key to it; what ends before
+//! - *Dead is dead.* What begins after an end is there cannot renew it, revoke it or attach a key to it; what ends before
 //!   it can have ended is not told that there is no such lease.
 //! - Answers name the lease that was asked for, its TTL as granted, and no key that was never attached.
 //!
@@ -22,9 +22,10 @@ use std::collections::BTreeMap;
 use quorate_proto::etcdserverpb as pb;
 use quorate_types::Error;
 
+use super::case::Truth;
 use super::replay::{Maker, Replay};
 use super::revisions::is_serializable;
-use super::{Checker, Evidence};
+use super::{Case, Checker, Evidence};
 use crate::history::lease::{LeaseAnswer, LeaseCall, LeaseRequest, attached_to};
 use crate::history::{Answer, Operation, Outcome};
 use crate::world::clock::SimTime;
@@ -38,37 +39,22 @@ impl Checker for Leases {
         "leases"
     }
 
-    fn check(&self, evidence: &Evidence) -> Result<(), String> {
+    fn check(&self, case: &Case) -> Result<(), String> {
+        let evidence = case.evidence;
         if evidence.leases.is_empty() {
             return Ok(());
         }
-        // Without an order of the writes there is nothing to compare with; `linearizable` says why there is none.
-        let Ok(replay) = Replay::new(evidence) else { return Ok(()) };
-        let judge = Judge { lives: life::all(evidence, &replay), known: known(evidence, &replay), evidence, replay };
+        let Ok(truth) = case.truth() else { return Ok(()) };
+        let judge = Judge { lives: life::all(evidence, &truth.replay), evidence, truth };
         evidence.leases.iter().try_for_each(|call| judge.check_call(call))?;
         judge.check_attachments()?;
         evidence.operations.iter().try_for_each(|operation| judge.check_refused_put(operation))?;
-        let reads = latest_reads(evidence, &judge.replay);
+        let reads = latest_reads(evidence, &truth.replay);
         judge.lives.values().try_for_each(|life| {
             judge.check_not_early(life)?;
             judge.check_not_late(life, &reads)
         })
     }
-}
-
-/// By when somebody was told of each revision (by its number).
-fn known(evidence: &Evidence, replay: &Replay) -> Vec<SimTime> {
-    let mut known = vec![SimTime::NEVER; replay.last() as usize + 1];
-    for operation in &evidence.operations {
-        let Some(answer) = operation.answer() else { continue };
-        if let Some(known) = usize::try_from(answer.revision()).ok().and_then(|at| known.get_mut(at)) {
-            *known = (*known).min(operation.end);
-        }
-    }
-    for index in (1..known.len()).rev() {
-        known[index - 1] = known[index - 1].min(known[index]);
-    }
-    known
 }
 
 /// The latest call that was told of each revision (by its number) as of the newest.
@@ -87,9 +73,8 @@ fn latest_reads<'a>(evidence: &'a Evidence, replay: &Replay) -> Vec<Option<&'a O
 
 struct Judge<'a> {
     evidence: &'a Evidence,
-    replay: Replay<'a>,
+    truth: &'a Truth<'a>,
     lives: BTreeMap<i64, Life<'a>>,
-    known: Vec<SimTime>,
 }
 
 impl Judge<'_> {
@@ -142,7 +127,7 @@ impl Judge<'_> {
                 self.check_usable(life, granted, call)?;
                 let (lease, revision) =
                     (call.lease().unwrap_or(0), answer.header.as_ref().map_or(0, |header| header.revision));
-                let left = self.replay.model.keys_of_lease(lease, revision);
+                let left = self.truth.replay.model.keys_of_lease(lease, revision);
                 if left.is_empty() { Ok(()) } else { wrong(&format!("revoked, and it still has the keys {left:?}")) }
             }
             (LeaseRequest::TimeToLive(asked), LeaseAnswer::TimeToLive(answer)) => {
@@ -233,13 +218,13 @@ impl Judge<'_> {
         if let Some(revoke) = revoke {
             return Some(format!("by {}", revoke.describe()));
         }
-        let end = life.end.filter(|&revision| self.known[revision as usize] < from)?;
-        Some(format!("at revision {end}, of which somebody knew at {}", self.known[end as usize]))
+        let end = life.end.filter(|&revision| self.truth.existence.by(revision) < from)?;
+        Some(format!("at revision {end}, which was there at {}", self.truth.existence.by(end)))
     }
 
     /// Keys are attached to living leases alone.
     fn check_attachments(&self) -> Result<(), String> {
-        for (revision, made) in self.replay.from(super::replay::FIRST_WRITE) {
+        for (revision, made) in self.truth.replay.from(super::replay::FIRST_WRITE) {
             let leases = made.changes.iter().filter_map(|(_, row)| row.as_ref()).map(|row| row.lease);
             for lease in leases.filter(|&lease| lease != 0) {
                 let life = self.lives.get(&lease);
@@ -283,14 +268,14 @@ impl Judge<'_> {
 
     fn check_not_early(&self, life: &Life) -> Result<(), String> {
         let (Some(grant), Some(end)) = (life.only_grant(), life.end) else { return Ok(()) };
-        let gone_by = self.known[end as usize];
+        let gone_by = self.truth.existence.by(end);
         if life.revokes.iter().any(|revoke| revoke.start <= gone_by) {
             return Ok(());
         }
         for refresh in life.renewals.iter().chain([&grant]) {
             if let Some(not_before) = self.not_before(life, refresh.start).filter(|&not_before| gone_by < not_before) {
                 return Err(format!(
-                    "lease {} ended early, at revision {end}, known at {gone_by} and not to end before {not_before}: {}",
+                    "lease {} ended early, at revision {end}, which was there at {gone_by} and not to end before {not_before}: {}",
                     life.lease,
                     refresh.describe()
                 ));

@@ -23,7 +23,7 @@ fn story() -> Story {
 const RENEWED: usize = 7;
 
 fn verdict(evidence: &Evidence) -> Result<(), String> {
-    Leases.check(evidence)
+    Leases.check(&Case::of(evidence))
 }
 
 fn must_say(what: &str, falsify: impl FnOnce(&mut Story)) {

@@ -50,21 +50,6 @@ impl Existence {
         FIRST_WRITE - 1 + self.begun.partition_point(|&begun| begun <= at) as i64
     }
 
-    /// Whether a call that lasted so long may be answered with the state at `revision`.
-    pub fn check_told(&self, revision: i64, start: SimTime, end: SimTime) -> Result<(), String> {
-        let last = FIRST_WRITE - 1 + self.begun.len() as i64;
-        if !(1..=last).contains(&revision) {
-            return Err(format!("told of revision {revision}, but the last is {last}"));
-        }
-        if self.begun(revision) > end {
-            return Err(format!("told of revision {revision} before it was made"));
-        }
-        if self.by(revision + 1) < start {
-            return Err(format!("a stale answer: revision {} existed before", revision + 1));
-        }
-        Ok(())
-    }
-
     /// The revisions of whose state a call may be told that lasted so long.
     pub fn window(&self, start: SimTime, end: SimTime) -> RangeInclusive<i64> {
         let oldest = FIRST_WRITE - 1 + self.existed.partition_point(|&existed| existed < start) as i64;

@@ -25,9 +25,8 @@ use quorate_proto::etcdserverpb as pb;
 use quorate_proto::mvccpb::Event;
 use quorate_types::Error;
 
-use super::replay::{Existence, Replay};
-use super::{Checker, Evidence};
-use crate::history::compaction::Compaction;
+use super::case::Truth;
+use super::{Case, Checker, Evidence};
 use crate::history::watch::{Watch, is_progress};
 use crate::world::clock::SimTime;
 use event::Expected;
@@ -40,44 +39,24 @@ impl Checker for Watches {
         "watch"
     }
 
-    fn check(&self, evidence: &Evidence) -> Result<(), String> {
+    fn check(&self, case: &Case) -> Result<(), String> {
+        let evidence = case.evidence;
         if evidence.watches.is_empty() {
             return Ok(());
         }
-        // Without an order of the writes there is nothing to compare with; `linearizable` says why there is none.
-        let Ok(replay) = Replay::new(evidence) else { return Ok(()) };
-        let truth = Truth::new(replay, evidence);
+        let Ok(truth) = case.truth() else { return Ok(()) };
         for watch in &evidence.watches {
-            let verdict = Judge::new(watch, &truth).judge();
+            let verdict = Judge::new(watch, evidence, truth).judge();
             verdict.map_err(|what| format!("{what}: {}", watch.describe()))?;
         }
         Ok(())
     }
 }
 
-/// What really happened.
-struct Truth<'a> {
-    evidence: &'a Evidence,
-    replay: Replay<'a>,
-    existence: Existence,
-    compactions: Vec<Compaction<'a>>,
-}
-
-impl<'a> Truth<'a> {
-    fn new(replay: Replay<'a>, evidence: &'a Evidence) -> Self {
-        let existence = Existence::of(&replay, evidence);
-        Self { evidence, replay, existence, compactions: evidence.compactions().collect() }
-    }
-
-    /// True if somebody had asked by `at` for a compaction that hides `revision`.
-    fn may_be_compacted(&self, revision: i64, at: SimTime) -> bool {
-        self.compactions.iter().any(|compaction| compaction.revision > revision && compaction.start <= at)
-    }
-}
-
 /// The walk along one watch.
 struct Judge<'a> {
     watch: &'a Watch,
+    evidence: &'a Evidence,
     truth: &'a Truth<'a>,
     /// What should be told, by revision.
     expected: Vec<Expected<'a>>,
@@ -94,10 +73,11 @@ struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    fn new(watch: &'a Watch, truth: &'a Truth<'a>) -> Self {
+    fn new(watch: &'a Watch, evidence: &'a Evidence, truth: &'a Truth<'a>) -> Self {
         let first = watch.request.start_revision.max(0);
         Self {
             watch,
+            evidence,
             truth,
             expected: event::expected(watch, &truth.replay, first),
             next: 0,
@@ -189,18 +169,9 @@ impl<'a> Judge<'a> {
         self.check_begun(at, header.revision)
     }
 
-    /// Nobody is told of a revision that nobody has made, or before its maker has begun.
+    /// Nobody is told of a revision that nobody has made, or before its maker has begun. Watches may lag.
     fn check_begun(&self, at: SimTime, revision: i64) -> Result<(), String> {
-        let last = self.truth.replay.last();
-        if revision > last {
-            return Err(format!("told of revision {revision}, but the last is {last}"));
-        }
-        match self.truth.replay.at(revision) {
-            Some(made) if made.start > at => {
-                Err(format!("told of revision {revision} at {at}, before it was made by {}", made.describe()))
-            }
-            _ => Ok(()),
-        }
+        self.truth.check_told(revision, SimTime::default(), at)
     }
 
     /// Everything up to the header's revision has been told.
@@ -285,12 +256,12 @@ impl<'a> Judge<'a> {
             let taken = other.responses.first().map(|(_, response)| response.watch_id);
             other.stream == self.watch.stream && (other.request.watch_id == id || taken == Some(id))
         };
-        id != 0 && self.truth.evidence.watches.iter().filter(same).count() > 1
+        id != 0 && self.evidence.watches.iter().filter(same).count() > 1
     }
 
     /// What a healed cluster owes its watchers.
     fn check_in_time(&self) -> Result<(), String> {
-        let evidence = self.truth.evidence;
+        let evidence = self.evidence;
         let due = |existed: SimTime| {
             let from = existed.max(evidence.healed_at).max(self.watch.start);
             from.plus_nanos(evidence.recovery_limit_ns)

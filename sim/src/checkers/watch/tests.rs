@@ -50,7 +50,8 @@ fn canceled(compact_revision: i64, reason: &str) -> pb::WatchResponse {
 /// A watch that is told the truth, one response a revision, as soon as each was made.
 fn told(evidence: &Evidence, request: pb::WatchCreateRequest) -> Watch {
     let first = request.start_revision;
-    let replay = Replay::new(evidence).unwrap();
+    let case = Case::of(evidence);
+    let replay = &case.truth().unwrap().replay;
     let mut responses = vec![(SimTime::default(), created(1))];
     for (revision, made) in replay.from(first) {
         let event = |(key, row): &(Bytes, Option<KeyValue>)| {
@@ -86,7 +87,7 @@ fn told(evidence: &Evidence, request: pb::WatchCreateRequest) -> Watch {
 }
 
 fn verdict(evidence: &Evidence, watch: Watch) -> Result<(), String> {
-    Watches.check(&Evidence { watches: vec![watch], ..evidence.clone() })
+    Watches.check(&Case::of(&Evidence { watches: vec![watch], ..evidence.clone() }))
 }
 
 /// Falsifies a true watch of everything; it must be noticed in these words.
@@ -186,7 +187,9 @@ fn what_never_happened_is_reported() {
         let again = watch.responses[7].clone();
         watch.responses.push(again);
     });
-    must_say("before it was made", |watch| watch.responses[2].0 = SimTime::default());
+    must_say("told of the future: revision 3 rests on 3, made later by client 7", |watch| {
+        watch.responses[2].0 = SimTime::default()
+    });
     // Of a write that was never committed.
     let mut story = story();
     story.put("z", "lost");
@@ -443,7 +446,7 @@ fn what_must_be_refused_is_refused() {
     let mut first = told(&evidence, pb::WatchCreateRequest { watch_id: 5, ..everything() });
     let mut second = asked(pb::WatchCreateRequest { watch_id: 5, ..everything() }, DUPLICATE_ID);
     let both = |first: &Watch, second: &Watch| {
-        Watches.check(&Evidence { watches: vec![first.clone(), second.clone()], ..evidence.clone() })
+        Watches.check(&Case::of(&Evidence { watches: vec![first.clone(), second.clone()], ..evidence.clone() }))
     };
     assert_eq!(both(&first, &second), Ok(()));
     second.stream += 1;
