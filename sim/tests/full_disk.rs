@@ -31,7 +31,7 @@ impl Setting {
             pending_bytes_max: 64 << 10,
             ..MemberConfig::single("m", std::path::Path::new("/"), "http://0:1", "http://0:2")
         };
-        let cluster = Cluster::new(world, 3, 0, &Limits { depth: Depth::Full, reactors: 1, settings });
+        let cluster = Cluster::new(world, 3, 0, &Limits { depth: Depth::Full, reactors: 1, busy_percent: 0, settings });
         for machine in &cluster.machines {
             cluster.start(machine);
         }

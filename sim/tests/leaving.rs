@@ -55,7 +55,7 @@ async fn stop_while_waiting(world: Arc<World>) -> bool {
         strict_reconfig_check: false,
         ..MemberConfig::single("m", Path::new("/"), "http://0:1", "http://0:2")
     };
-    let cluster = Cluster::new(&world, 3, 0, &Limits { depth: Depth::Full, reactors: 1, settings });
+    let cluster = Cluster::new(&world, 3, 0, &Limits { depth: Depth::Full, reactors: 1, busy_percent: 0, settings });
     for machine in &cluster.machines {
         cluster.start(machine);
     }

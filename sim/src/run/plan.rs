@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_member::{AutoCompaction, MemberConfig};
+use quorate_store::watch::WatchLimits;
 
 use crate::faults::{self, Fault, membership, quorum_lost};
 use crate::scenario::{self, Scenario};
@@ -168,8 +169,12 @@ impl Plan {
         // Drawn apart, so that the rest of the plan is the same in both.
         let drawn = *Dice::new(options.seed, "depth").pick(&[Depth::Full, Depth::Core]);
         let depth = options.depth.unwrap_or(drawn);
-        let limits =
-            Limits { depth, reactors: dice.between(1, 3) as usize, settings: draw_settings(options, depth, &mut dice) };
+        let limits = Limits {
+            depth,
+            reactors: dice.between(1, 3) as usize,
+            busy_percent: *dice.pick(&[0, 0, 0, 0, 1, 10, 10, 60]),
+            settings: draw_settings(options, depth, &mut dice),
+        };
         let members = options.members.unwrap_or(*dice.pick(&[1, 1, 3, 3, 3, 5]));
         Self { members, clients, client_options, faults, limits, spares: SPARE_MACHINES, starts: true }
     }
@@ -190,7 +195,12 @@ impl Plan {
             clients: named_clients(seed, load.clients.iter().copied()),
             client_options,
             faults: Vec::new(),
-            limits: Limits { depth: scenario.depth, reactors: scenario.reactors, settings },
+            limits: Limits {
+                depth: scenario.depth,
+                reactors: scenario.reactors,
+                busy_percent: scenario.busy_percent,
+                settings,
+            },
             spares: scenario.spares,
             starts: scenario.starts,
         }
@@ -230,10 +240,30 @@ fn draw_settings(options: &Options, depth: Depth, dice: &mut Dice) -> MemberConf
         compaction_batch_rows: *dice.pick(if often { &[1, 10, 1000] } else { &[100, 1000] }),
         compaction_interval: Duration::from_millis(*dice.pick(if often { &[1, 10, 200] } else { &[10, 200] })),
         defragment_slice_bytes: *dice.pick(&[300, 8 << 10, 8 << 20]),
+        watch_limits: draw_watch_limits(dice),
         auto_compaction: draw_auto_compaction(dice),
         lease_checkpoint_interval: dice.percent(50).then(|| Duration::from_millis(dice.between(500, 5000))),
         unsafe_no_fsync: options.unsafe_no_fsync,
         ..defaults
+    }
+}
+
+/// Most plans have those of production: small ones cost a run much of its speed.
+fn draw_watch_limits(dice: &mut Dice) -> WatchLimits {
+    if dice.percent(75) {
+        return WatchLimits::default();
+    }
+    let mut up_to = |max: u64| dice.magnitude(1, max) as usize;
+    WatchLimits {
+        stream_answers_max: up_to(1000),
+        stream_bytes_max: up_to(1 << 20),
+        held_bytes_max: up_to(1 << 20),
+        answer_revisions_max: up_to(1000),
+        answer_bytes_max: up_to(1 << 20),
+        cursor_watchers_max: up_to(500),
+        step_rows_max: up_to(2000),
+        step_bytes_max: up_to(1 << 20),
+        step_told_max: up_to(10_000),
     }
 }
 

@@ -77,6 +77,7 @@ pub fn told(options: &Options, report: &Report) -> Scenario {
         starts: plan.starts,
         settings: Setting::of(&plan.limits.settings),
         reactors: plan.limits.reactors,
+        busy_percent: plan.limits.busy_percent,
         depth: plan.limits.depth,
         load: Load {
             clients: plan.clients.iter().map(|client| client.as_ref().map(|workload| workload.name())).collect(),

@@ -66,6 +66,8 @@ pub struct Scenario {
     pub settings: Vec<Setting>,
     /// How many reactors each process believes to have.
     pub reactors: usize,
+    /// How busy each processor is with other things, in percent.
+    pub busy_percent: u64,
     /// How much of the members' surroundings is real.
     pub depth: Depth,
     /// What clients do all the time.
@@ -90,6 +92,7 @@ impl Default for Scenario {
             starts: true,
             settings: Vec::new(),
             reactors: 2,
+            busy_percent: 0,
             depth: Depth::Full,
             load: Load::default(),
             seed: 0,

@@ -73,6 +73,43 @@ const ALL: &[(&str, Set, Get)] = &[
     ("compaction-batch-limit", |c, v| set(&mut c.compaction_batch_rows, v), |c| c.compaction_batch_rows.to_string()),
     ("defragment-slice-bytes", |c, v| set(&mut c.defragment_slice_bytes, v), |c| c.defragment_slice_bytes.to_string()),
     (
+        "watch-stream-answers",
+        |c, v| set(&mut c.watch_limits.stream_answers_max, v),
+        |c| c.watch_limits.stream_answers_max.to_string(),
+    ),
+    (
+        "watch-stream-bytes",
+        |c, v| set(&mut c.watch_limits.stream_bytes_max, v),
+        |c| c.watch_limits.stream_bytes_max.to_string(),
+    ),
+    (
+        "watch-held-bytes",
+        |c, v| set(&mut c.watch_limits.held_bytes_max, v),
+        |c| c.watch_limits.held_bytes_max.to_string(),
+    ),
+    (
+        "watch-answer-revisions",
+        |c, v| set(&mut c.watch_limits.answer_revisions_max, v),
+        |c| c.watch_limits.answer_revisions_max.to_string(),
+    ),
+    (
+        "watch-answer-bytes",
+        |c, v| set(&mut c.watch_limits.answer_bytes_max, v),
+        |c| c.watch_limits.answer_bytes_max.to_string(),
+    ),
+    (
+        "watch-cursor-watchers",
+        |c, v| set(&mut c.watch_limits.cursor_watchers_max, v),
+        |c| c.watch_limits.cursor_watchers_max.to_string(),
+    ),
+    ("watch-step-rows", |c, v| set(&mut c.watch_limits.step_rows_max, v), |c| c.watch_limits.step_rows_max.to_string()),
+    (
+        "watch-step-bytes",
+        |c, v| set(&mut c.watch_limits.step_bytes_max, v),
+        |c| c.watch_limits.step_bytes_max.to_string(),
+    ),
+    ("watch-step-told", |c, v| set(&mut c.watch_limits.step_told_max, v), |c| c.watch_limits.step_told_max.to_string()),
+    (
         "lease-checkpoint-interval",
         |c, v| set_span(c.lease_checkpoint_interval.get_or_insert_default(), v),
         |c| c.lease_checkpoint_interval.map_or_else(|| "0s".to_owned(), span),

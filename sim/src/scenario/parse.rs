@@ -121,9 +121,15 @@ fn header_words(scenario: &mut Scenario, key: &str, mut words: Words) -> Result<
                 } else if words.take(Depth::Core.name()) {
                     scenario.depth = Depth::Core;
                 } else {
-                    scenario.reactors =
+                    let number: u64 =
                         words.value("`not started`, `core`, or a number of reactors", |word| word.parse().ok())?;
-                    words.one_of("`reactors`", ["reactors", "reactor"])?;
+                    match words.one_of("`reactors` or `percent busy`", ["reactors", "reactor", "percent"])? {
+                        "percent" => {
+                            words.need("busy")?;
+                            scenario.busy_percent = number;
+                        }
+                        _ => scenario.reactors = number as usize,
+                    }
                 }
             }
         }

@@ -34,6 +34,9 @@ impl Display for Scenario {
         if self.reactors != Scenario::default().reactors {
             cluster += &format!(", {}", plural(self.reactors as u64, "reactor", "reactors"));
         }
+        if self.busy_percent > 0 {
+            cluster += &format!(", {} percent busy", self.busy_percent);
+        }
         if self.depth == Depth::Core {
             cluster += ", core";
         }

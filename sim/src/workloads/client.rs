@@ -287,6 +287,12 @@ impl Client {
         connection
     }
 
+    /// A connection to a member drawn anew, beside the one that calls take.
+    pub(super) async fn connection_to_any(&mut self) -> Option<Connection> {
+        let address = self.dice.pick(&self.stage.cluster.members()).client_address();
+        within(self.options.timeout, Connection::connect(&self.rt, address)).await?.ok()
+    }
+
     /// A call begins that is made otherwise.
     pub(super) fn begin(&self, request: Request) -> Ticket {
         self.recorder.begin(self.number, request)

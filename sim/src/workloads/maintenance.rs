@@ -32,6 +32,12 @@ const ROW_KEY_BYTES: usize = 17;
 /// How long one of its calls may take: they read or write everything.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A member that has so many revisions less than the newest is far behind.
+const FAR_BEHIND: i64 = 10;
+
+/// Most defragmentations of it in a row.
+const IN_A_ROW_MAX: u64 = 100;
+
 /// See the module. Percentages of the actions; the rest are puts.
 pub struct Maintenance {
     defragments: u64,
@@ -44,7 +50,7 @@ pub struct Maintenance {
 impl Maintenance {
     pub(super) fn draw(dice: &mut Dice) -> Self {
         Self {
-            defragments: dice.between(1, 10),
+            defragments: dice.between(1, 15),
             saves: dice.between(1, 10),
             questions: dice.below(5),
             dawdles: *dice.pick(&[0, 0, 10]),
@@ -71,7 +77,8 @@ impl Maintenance {
     async fn step(&self, client: &mut Client) {
         let drawn = client.dice.below(100);
         if drawn < self.defragments {
-            ask(client, async |maintenance| maintenance.defragment(pb::DefragmentRequest {}).await.map(drop)).await;
+            let newest = client.newest_revision();
+            ask(client, async |maintenance| defragment(maintenance, newest).await).await;
         } else if drawn < self.defragments + self.questions {
             ask(client, async |maintenance| maintenance.hash(pb::HashRequest {}).await.map(drop)).await;
         } else if drawn < self.defragments + self.questions + self.saves {
@@ -134,8 +141,21 @@ impl Maintenance {
 }
 
 /// A call whose answer says nothing that could be checked.
+/// Once; and again and again, for some time, if the member is far behind: an operator believes that this will help it.
+async fn defragment(maintenance: &mut MaintenanceClient<Connection>, newest: i64) -> Result<(), Status> {
+    for _ in 0..IN_A_ROW_MAX {
+        maintenance.defragment(pb::DefragmentRequest {}).await?;
+        let status = maintenance.status(pb::StatusRequest {}).await?.into_inner();
+        if status.header.is_some_and(|header| header.revision + FAR_BEHIND >= newest) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Of any member, also of one that cannot serve now: maintenance is done to each.
 async fn ask(client: &mut Client, call: impl AsyncFnOnce(&mut MaintenanceClient<Connection>) -> Result<(), Status>) {
-    if let Some(connection) = client.connection().await {
+    if let Some(connection) = client.connection_to_any().await {
         let mut maintenance = MaintenanceClient::with_origin(connection.clone(), connection.origin());
         // Members die meanwhile.
         let _ = within(PATIENCE, call(&mut maintenance)).await;

@@ -83,6 +83,9 @@ pub struct Limits {
     pub depth: Depth,
     /// How many reactors a process believes to have.
     pub reactors: usize,
+    /// Odds, in percent, that a job takes longer than the disk needs for it, and that a task which lets others run has to wait for
+    /// them: other work keeps the processor busy. Any other task that is woken has to wait at times, too.
+    pub busy_percent: u64,
     /// Changes settings of every start.
     pub settings: MemberConfig,
 }
@@ -175,6 +178,9 @@ const PEER_PORT: u16 = 2380;
 impl Cluster {
     /// Machines for `count` founders and as many as `spare` more, all off.
     pub fn new(world: &Arc<World>, count: u64, spare: u64, limits: &Limits) -> Arc<Self> {
+        if limits.busy_percent > 0 {
+            world.wakes.be_busy(world.dice("busy"), limits.busy_percent);
+        }
         let name = machine_name;
         let ip = |number: u64| IpAddr::V4(Ipv4Addr::new(10, 0, 0, number as u8));
         let peer_url = |number| format!("http://{}:{PEER_PORT}", ip(number));
@@ -347,9 +353,10 @@ impl Cluster {
             disk: machine.disk.begin_process(),
             net: Arc::clone(&self.world.net),
             wakes: Arc::clone(&self.world.wakes),
-            dice: Mutex::new(self.world.dice(&format!("{} process {number}", machine.name))),
+            dice: Arc::new(Mutex::new(self.world.dice(&format!("{} process {number}", machine.name)))),
             trace: self.world.trace.clone(),
             reactors: machine.limits.reactors,
+            busy_percent: machine.limits.busy_percent,
         });
         runtime.spawn(Box::pin(live(Arc::clone(self), Arc::clone(machine), Rt::clone(&runtime), number, flags)));
         state.process = Some(Process {
@@ -671,9 +678,10 @@ pub fn client_runtime(world: &Arc<World>, client: u64) -> Rt {
         disk: disk.begin_process(),
         net: Arc::clone(&world.net),
         wakes: Arc::clone(&world.wakes),
-        dice: Mutex::new(world.dice(&name)),
+        dice: Arc::new(Mutex::new(world.dice(&name))),
         trace: world.trace.clone(),
         reactors: 1,
+        busy_percent: 0,
     })
 }
 

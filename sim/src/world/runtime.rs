@@ -2,7 +2,8 @@
 //!
 //! A process is one start of a member (or a client). Its tasks live on a madsim node of their own, so that a kill takes them
 //! all. A worker is a task that takes jobs in order: the job runs inline, the disk adds up what its calls cost, and only after
-//! that time is the job's report made.
+//! that time is the job's report made. Where a processor is busy with other things, jobs take longer, and who lets others run has to
+//! wait for them.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -11,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use madsim::runtime::NodeHandle;
 use quorate_runtime::BoxFuture;
@@ -18,7 +20,7 @@ use quorate_runtime::clock::{Clock, MonoTime, WallTime};
 use quorate_runtime::disk::{Disk, File, FileLock, Metadata, OpenMode};
 use quorate_runtime::net::{Address, BoxStream, ListenOptions, Listener, Net, SrvRecord};
 use quorate_runtime::random::Random;
-use quorate_runtime::spawn::{Report, Spawn, Worker};
+use quorate_runtime::spawn::{Report, Spawn, Worker, yield_once};
 
 use crate::world::clock::{self, MachineClock, Sleep};
 use crate::world::dice::Dice;
@@ -26,7 +28,7 @@ use crate::world::disk::{ProcessDisk, SimDisk};
 use crate::world::lock;
 use crate::world::net::{MachineId, SimNet};
 use crate::world::trace::{Event, Trace};
-use crate::world::wakes::WakeOrder;
+use crate::world::wakes::{self, WakeOrder};
 use crate::world::whose;
 
 /// The world as one process sees it.
@@ -44,11 +46,26 @@ pub struct SimRuntime {
     /// The order in which its tasks are woken.
     pub wakes: Arc<WakeOrder>,
     /// Its random source.
-    pub dice: Mutex<Dice>,
+    pub dice: Arc<Mutex<Dice>>,
     /// Where its random draws are noted.
     pub trace: Trace,
     /// How many reactors it believes to have.
     pub reactors: usize,
+    /// See [`Limits::busy_percent`](crate::world::cluster::Limits::busy_percent).
+    pub busy_percent: u64,
+}
+
+/// How long other work keeps the processor now.
+fn busy_for(dice: &Mutex<Dice>, busy_percent: u64) -> Duration {
+    // Who is never busy draws nothing.
+    if busy_percent == 0 {
+        return Duration::ZERO;
+    }
+    let mut dice = lock(dice);
+    if !dice.percent(busy_percent) {
+        return Duration::ZERO;
+    }
+    wakes::busy_for(&mut dice)
 }
 
 impl Clock for SimRuntime {
@@ -83,9 +100,21 @@ impl Spawn for SimRuntime {
         self.spawn(Box::pin(async move { start().await }));
     }
 
+    fn yield_now(&self) -> BoxFuture<'static, ()> {
+        let busy = busy_for(&self.dice, self.busy_percent);
+        Box::pin(async move {
+            if busy.is_zero() {
+                yield_once().await;
+            } else {
+                clock::sleep(busy).await;
+            }
+        })
+    }
+
     fn worker(&self, _name: &str) -> Arc<dyn Worker> {
         let queue = Arc::new(Queue::default());
-        self.spawn(Box::pin(work(Arc::clone(&queue), Arc::clone(self.disk.machine_disk()))));
+        let (dice, busy_percent) = (Arc::clone(&self.dice), self.busy_percent);
+        self.spawn(Box::pin(work(Arc::clone(&queue), Arc::clone(self.disk.machine_disk()), dice, busy_percent)));
         Arc::new(SimWorker { queue })
     }
 }
@@ -138,7 +167,7 @@ impl Drop for DropJobs {
     }
 }
 
-async fn work(queue: Arc<Queue>, disk: Arc<SimDisk>) {
+async fn work(queue: Arc<Queue>, disk: Arc<SimDisk>, dice: Arc<Mutex<Dice>>, busy_percent: u64) {
     let queue = DropJobs(queue);
     loop {
         let next = poll_fn(|context| {
@@ -155,7 +184,7 @@ async fn work(queue: Arc<Queue>, disk: Arc<SimDisk>) {
         let Some(job) = next.await else { return };
         disk.begin_job();
         let report = job();
-        let takes = disk.end_job();
+        let takes = disk.end_job() + busy_for(&dice, busy_percent);
         clock::sleep(takes).await;
         report();
     }

@@ -5,15 +5,20 @@
 //! differently in each thread of a process. So the tasks of simulated processes are not woken on the spot: who is to be
 //! woken is collected, and one dispatcher wakes them in order of their numbers. Whatever order tokio wakes its waiters in within
 //! one poll, madsim sees the same.
+//!
+//! Where processors are busy with other things, a task that is woken now and then waits for its turn, alone: all others go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use quorate_runtime::BoxFuture;
 
+use crate::world::clock;
+use crate::world::dice::Dice;
 use crate::world::lock;
 
 /// Collects wakes; shared by all simulated processes of a world.
@@ -27,6 +32,26 @@ struct State {
     next_task: u64,
     woken: BTreeMap<u64, Waker>,
     dispatcher: Option<Waker>,
+    busy: Option<Busy>,
+    /// Tasks that wait for their turn. They are woken then.
+    stalled: BTreeSet<u64>,
+}
+
+/// How often, and how long, a task waits for its turn.
+struct Busy {
+    dice: Dice,
+    per_million: u64,
+}
+
+/// Stalls in a million wakes, for each percent that a processor is busy.
+const STALLS_PER_MILLION: u64 = 100;
+
+/// Longest time that a task or a job loses to other work at once.
+const BUSY_MAX: Duration = Duration::from_millis(500);
+
+/// How long other work keeps a processor.
+pub fn busy_for(dice: &mut Dice) -> Duration {
+    Duration::from_nanos(dice.magnitude(1000, BUSY_MAX.as_nanos() as u64))
 }
 
 impl WakeOrder {
@@ -41,6 +66,34 @@ impl WakeOrder {
         OrderedTask { task, waker: Waker::from(Arc::clone(&bell)), bell }
     }
 
+    /// From now on processors are busy with other things.
+    pub fn be_busy(&self, dice: Dice, percent: u64) {
+        lock(&self.state).busy = Some(Busy { dice, per_million: percent * STALLS_PER_MILLION });
+    }
+
+    /// How long the task has to wait for its turn, if it has to.
+    fn stalls(&self, task: u64) -> Option<Duration> {
+        let mut state = lock(&self.state);
+        let Busy { dice, per_million } = state.busy.as_mut()?;
+        let stall = dice.per_million(*per_million).then(|| busy_for(dice))?;
+        state.stalled.insert(task);
+        Some(stall)
+    }
+
+    /// Wakes a task, or lets it wait.
+    fn pass_on(self: &Arc<Self>, task: u64, waker: Waker) {
+        if lock(&self.state).stalled.contains(&task) {
+            return;
+        }
+        let Some(stall) = self.stalls(task) else { return waker.wake() };
+        let order = Arc::clone(self);
+        madsim::task::spawn(async move {
+            clock::sleep(stall).await;
+            lock(&order.state).stalled.remove(&task);
+            waker.wake();
+        });
+    }
+
     /// Wakes whoever was collected, forever. One task must run this.
     pub async fn dispatch(self: Arc<Self>) {
         poll_fn(|context| {
@@ -49,7 +102,7 @@ impl WakeOrder {
                 state.dispatcher = Some(context.waker().clone());
                 std::mem::take(&mut state.woken)
             };
-            woken.into_values().for_each(Waker::wake);
+            woken.into_iter().for_each(|(task, waker)| self.pass_on(task, waker));
             Poll::<()>::Pending
         })
         .await;
@@ -115,7 +168,32 @@ mod tests {
 
     use super::*;
     use crate::run::in_world;
-    use crate::world::clock;
+    use crate::world::clock::SimTime;
+
+    #[test]
+    fn a_task_that_waits_for_its_turn_waits_alone_and_goes_on() {
+        in_world(7, |world| async move {
+            world.wakes.be_busy(world.dice("busy"), 10_000);
+            let node = world.new_node("tasks");
+            let went_on: Arc<Mutex<Vec<(u64, SimTime)>>> = Arc::default();
+            let (sender, receiver) = watch::channel(false);
+            for number in 0..20 {
+                let (mut receiver, went_on) = (receiver.clone(), Arc::clone(&went_on));
+                node.spawn(world.wakes.wrap(Box::pin(async move {
+                    receiver.wait_for(|asked| *asked).await.expect("the sender lives");
+                    lock(&went_on).push((number, clock::now()));
+                })));
+            }
+            clock::sleep(Duration::from_millis(1)).await;
+            let woken_at = clock::now();
+            sender.send_replace(true);
+            clock::sleep(BUSY_MAX + Duration::from_millis(1)).await;
+            let went_on = lock(&went_on).clone();
+            assert_eq!(went_on.len(), 20, "each goes on, once");
+            let times: BTreeSet<SimTime> = went_on.iter().map(|(_, at)| *at).collect();
+            assert!(times.len() > 15 && times.iter().all(|at| *at > woken_at), "each for itself: {times:?}");
+        });
+    }
 
     fn order_of_many_waiters() -> Vec<u64> {
         in_world(5, |world| async move {

@@ -358,7 +358,7 @@ impl ApplyLoop {
         self.metrics.proposals_applied.set(index.0 as i64);
         let _ = self.to_raft.send(FromApply::Applied { index, term });
         if !backlog.is_empty() {
-            spawn::yield_now().await;
+            self.rt.yield_now().await;
         }
         Ok(())
     }
@@ -394,7 +394,7 @@ impl ApplyLoop {
             match progress {
                 Progress::Done(outcome) => break outcome,
                 Progress::More => {
-                    spawn::yield_now().await;
+                    self.rt.yield_now().await;
                     progress = self.store.resume()?;
                 }
             }

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use quorate_store::watch::WatchLimits;
+
 use crate::auto_compaction::AutoCompaction;
 
 /// What a member without data does.
@@ -91,6 +93,8 @@ pub struct MemberConfig {
     pub auto_compaction: Option<AutoCompaction>,
     /// Bytes of rows that a defragmentation copies at a time.
     pub defragment_slice_bytes: u64,
+    /// What watches may hold in memory, for each reactor's.
+    pub watch_limits: WatchLimits,
     /// How often the leader writes down what a lease has left; `None`: never, and each new leader gives leases their whole time.
     pub lease_checkpoint_interval: Option<Duration>,
 }
@@ -131,6 +135,7 @@ impl MemberConfig {
             compaction_interval: Duration::from_millis(10),
             auto_compaction: None,
             defragment_slice_bytes: 8 << 20,
+            watch_limits: WatchLimits::default(),
             lease_checkpoint_interval: None,
         }
     }

@@ -201,7 +201,7 @@ impl Member {
             limits: TransportLimits::default(),
         };
         let transport = Transport::with_carrier(rt.clone(), transport_config, Arc::new(inbox), carrier);
-        let watches = Watches::new(&rt, &metrics);
+        let watches = Watches::new(&rt, config.watch_limits, &metrics);
         let lessor = Lessor::new(config.lease_checkpoint_interval);
         published.applied.store(applied.0.0, Ordering::Release);
 

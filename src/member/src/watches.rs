@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_runtime::sync::Notify;
-use quorate_runtime::{Rt, select, spawn};
+use quorate_runtime::{Rt, select};
 use quorate_store::watch::{Answer, NewWatch, StreamId, WatchCounts, WatchHub, WatchLimits};
 use quorate_store::{ReadError, Reader, StoreError};
 
@@ -47,14 +47,10 @@ struct State {
 
 impl Watches {
     /// Hubs for all reactors, with nobody in them.
-    pub fn new(rt: &Rt, metrics: &Metrics) -> Self {
+    pub fn new(rt: &Rt, limits: WatchLimits, metrics: &Metrics) -> Self {
         let watched = Arc::new(AtomicUsize::new(0));
         let hub = |_| {
-            let state = State {
-                hub: WatchHub::new(WatchLimits::default()),
-                bells: BTreeMap::new(),
-                counted: WatchCounts::default(),
-            };
+            let state = State { hub: WatchHub::new(limits), bells: BTreeMap::new(), counted: WatchCounts::default() };
             Arc::new(Hub {
                 state: Mutex::new(state),
                 bell: Notify::new(),
@@ -111,7 +107,7 @@ async fn drive(hub: Arc<Hub>, member: Member) {
         }
         loop {
             match hub.with(|state| state.hub.step(&reader)) {
-                Ok(true) => spawn::yield_now().await,
+                Ok(true) => member.inner.rt.yield_now().await,
                 Ok(false) => break,
                 // The member has stopped, or the old state has just been replaced: whoever did that rings again.
                 Err(StoreError::Closed { .. }) => break,

@@ -36,6 +36,11 @@ pub trait Spawn {
     /// what it creates (a stream, a timer) belongs to that reactor.
     fn spawn_on(&self, reactor: usize, start: Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>);
 
+    /// Lets other tasks of this reactor run, then goes on: for long work in many steps. In simulation others may take their time.
+    fn yield_now(&self) -> BoxFuture<'static, ()> {
+        Box::pin(yield_once())
+    }
+
     /// A new worker; `name` is what a thread list shows.
     fn worker(&self, name: &str) -> Arc<dyn Worker>;
 
@@ -109,8 +114,8 @@ pub fn spawn_with_result<T: Send + 'static>(
     receiver
 }
 
-/// Lets other tasks of this reactor run, then goes on.
-pub async fn yield_now() {
+/// Completes when it is polled again, which is at once: other tasks that are ready come first.
+pub async fn yield_once() {
     let mut yielded = false;
     std::future::poll_fn(|context| {
         if std::mem::replace(&mut yielded, true) {

@@ -23,8 +23,6 @@ use super::interests::{Interests, WatchedKeys};
 use crate::error::StoreError;
 use crate::view::{Reader, Recent};
 
-/// Watchers on one cursor; etcd's number of watchers that it brings up to date at once.
-const WATCHERS_MAX: usize = if cfg!(test) { 4 } else { 512 };
 /// Cursors that read a long history at the same time.
 const LONG_CURSORS_MAX: usize = 3;
 /// Revisions that lie close together: one cursor for all who start among them.
@@ -120,8 +118,12 @@ impl WatchHub {
                 return;
             };
             let is_short = from > self.revision - NEAR_REVISIONS;
-            let group: Vec<(i64, usize)> =
-                self.waiting.range((from, 0)..(from + NEAR_REVISIONS, 0)).take(WATCHERS_MAX).copied().collect();
+            let group: Vec<(i64, usize)> = self
+                .waiting
+                .range((from, 0)..(from + NEAR_REVISIONS, 0))
+                .take(self.limits.cursor_watchers_max)
+                .copied()
+                .collect();
             let mut cursor =
                 Cursor { next_revision: from, interests: Interests::default(), watchers: BTreeMap::new(), is_short };
             for (next_revision, watcher) in group {
@@ -139,7 +141,8 @@ impl WatchHub {
     fn read_on(&mut self, cursor: &mut Cursor, reader: &Reader, recent: &Recent) -> Result<bool, StoreError> {
         let until = self.revision;
         if cursor.next_revision <= until {
-            let gathered = gather(reader, recent, &cursor.interests, &self.held, cursor.next_revision, until)?;
+            let gathered =
+                gather(reader, recent, &cursor.interests, &self.held, self.limits, cursor.next_revision..=until)?;
             for (event, interests) in gathered.events() {
                 // Who leaves the cursor meanwhile leaves its interest, too: look each time.
                 let watchers: Vec<usize> = interests

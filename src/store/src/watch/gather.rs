@@ -6,22 +6,18 @@
 //! What was there before a write is looked up in the writer's own index, under its lock and for all writes of a step at once.
 //! A view would do as well, but each view that is taken costs the next write a copy of what it changes.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_runtime::bug;
 
 use super::event::{Event, Held};
+use super::hub::WatchLimits;
 use super::interests::Interests;
 use crate::error::StoreError;
 use crate::mvcc::encode::Fields;
 use crate::view::{Reader, Recent};
-
-/// Work of one step: rows looked at, bytes kept, watchers told. The revision in which one of them is reached is read to its end.
-const ROWS_MAX: usize = if cfg!(test) { 7 } else { 2000 };
-const BYTES_MAX: usize = 1 << 20;
-const TOLD_MAX: usize = if cfg!(test) { 20 } else { 10_000 };
 
 /// Events that somebody wants, in order.
 pub(super) struct Gathered {
@@ -61,16 +57,17 @@ pub(super) fn gather(
     recent: &Recent,
     interests: &Interests,
     held: &Held,
-    from: i64,
-    until: i64,
+    limits: WatchLimits,
+    revisions: RangeInclusive<i64>,
 ) -> Result<Gathered, StoreError> {
-    let mut scan = recent.rows.scan_from(from, until)?;
+    let until = *revisions.end();
+    let mut scan = recent.rows.scan_from(*revisions.start(), until)?;
     let mut wanted: Vec<Wanted> = Vec::new();
     let mut wanting = Vec::new();
     let (mut rows, mut bytes, mut told) = (0, 0, 0);
     let mut last = None;
     let through = loop {
-        let is_enough = rows >= ROWS_MAX || bytes >= BYTES_MAX || told >= TOLD_MAX;
+        let is_enough = rows >= limits.step_rows_max || bytes >= limits.step_bytes_max || told >= limits.step_told_max;
         let step = scan.next(|row| {
             let revision = row.revision.main;
             if is_enough && last.is_some_and(|last| last != revision) {

@@ -15,7 +15,7 @@ use super::stream::{Answer, Refusal, Room, Stream};
 use crate::error::StoreError;
 use crate::view::{Reader, Recent};
 
-/// What may wait in memory.
+/// What may wait in memory, and how much is done at once.
 #[derive(Clone, Copy, Debug)]
 pub struct WatchLimits {
     /// Answers that may wait on a stream before its watchers stall.
@@ -28,6 +28,15 @@ pub struct WatchLimits {
     pub answer_revisions_max: usize,
     /// Bytes of events after which such an answer ends with its revision.
     pub answer_bytes_max: usize,
+    /// Watchers that catch up together.
+    pub cursor_watchers_max: usize,
+    /// Rows that one step looks at, bytes that it keeps, and watchers that it tells. The revision in which one of them is reached
+    /// is read to its end.
+    pub step_rows_max: usize,
+    /// See [`WatchLimits::step_rows_max`].
+    pub step_bytes_max: usize,
+    /// See [`WatchLimits::step_rows_max`].
+    pub step_told_max: usize,
 }
 
 impl Default for WatchLimits {
@@ -38,6 +47,10 @@ impl Default for WatchLimits {
             held_bytes_max: 64 << 20,
             answer_revisions_max: 1000,
             answer_bytes_max: 16 << 20,
+            cursor_watchers_max: 512,
+            step_rows_max: 2000,
+            step_bytes_max: 1 << 20,
+            step_told_max: 10_000,
         }
     }
 }
@@ -357,7 +370,7 @@ impl WatchHub {
             }
             return Ok(());
         }
-        let gathered = gather(reader, recent, &self.in_step, &self.held, from, recent.revision)?;
+        let gathered = gather(reader, recent, &self.in_step, &self.held, self.limits, from..=recent.revision)?;
         for events in gathered.revisions() {
             self.tell_revision(events);
         }

@@ -22,6 +22,7 @@ use goldenscript::{Command as Line, Context};
 use quorate_proto::etcdserverpb::request_op::Request;
 use quorate_proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
 
+use super::small_steps;
 use crate::mvcc::encode::Fields;
 use crate::testing::{Bench, entry};
 use crate::watch::{Answer, Event, NewWatch, StreamId, WatchHub, WatchLimits};
@@ -40,7 +41,7 @@ fn watch() {
         // One script is about streams that take little.
         let is_small = path.file_name().is_some_and(|name| name == "slow");
         let stream_answers_max = if is_small { 6 } else { WatchLimits::default().stream_answers_max };
-        let limits = WatchLimits { stream_answers_max, answer_revisions_max: 3, ..WatchLimits::default() };
+        let limits = WatchLimits { stream_answers_max, answer_revisions_max: 3, ..small_steps() };
         goldenscript::run(&mut Runner::new(limits), &path)
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }

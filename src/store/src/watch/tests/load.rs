@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use quorate_proto::etcdserverpb::PutRequest;
 
+use super::small_steps;
 use crate::StoreOptions;
 use crate::testing::{Bench, entry};
 use crate::watch::{Answer, NewWatch, StreamId, WatchHub, WatchLimits};
@@ -53,7 +54,7 @@ fn read(hub: &mut WatchHub, stream: StreamId, next: &mut [i64]) {
 #[test]
 fn ten_thousand_watchers_are_told_everything() {
     let mut bench = Bench::new(StoreOptions::default());
-    let mut hub = WatchHub::new(WatchLimits::default());
+    let mut hub = WatchHub::new(small_steps());
     let streams = watch_everything(&mut hub, &bench);
     assert_eq!(hub.counts().watchers, 10_000);
     let mut next = vec![vec![2; WATCHERS_PER_STREAM]; STREAMS];
@@ -80,7 +81,7 @@ fn ten_thousand_watchers_are_told_everything() {
 #[test]
 fn who_never_reads_holds_no_more_than_its_share() {
     let mut bench = Bench::new(StoreOptions::default());
-    let limits = WatchLimits { stream_bytes_max: 20_000, held_bytes_max: 50_000, ..WatchLimits::default() };
+    let limits = WatchLimits { stream_bytes_max: 20_000, held_bytes_max: 50_000, ..small_steps() };
     let mut hub = WatchHub::new(limits);
     let silent = hub.open();
     let reading = hub.open();

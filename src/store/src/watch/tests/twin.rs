@@ -11,6 +11,7 @@ use proptest::test_runner::RngSeed;
 use quorate_proto::etcdserverpb::request_op::Request;
 use quorate_proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
 
+use super::small_steps;
 use crate::mvcc::encode::Fields;
 use crate::mvcc::index::KeyRange;
 use crate::testing::{Bench, entry};
@@ -446,13 +447,14 @@ impl World {
 }
 
 fn limits() -> impl Strategy<Value = WatchLimits> {
-    (2..8usize, 1..200usize, 1..4000usize, 1..5usize, 1..100usize).prop_map(
+    (1..8usize, 1..200usize, 1..4000usize, 1..5usize, 1..100usize).prop_map(
         |(stream_answers_max, stream_bytes_max, held_bytes_max, answer_revisions_max, answer_bytes_max)| WatchLimits {
             stream_answers_max,
             stream_bytes_max,
             held_bytes_max,
             answer_revisions_max,
             answer_bytes_max,
+            ..small_steps()
         },
     )
 }
