@@ -20,6 +20,7 @@ import cluster
 import concurrency
 import durability
 import etcdctl
+import gateway
 import lease
 import maintenance
 import mixed
@@ -38,6 +39,7 @@ GROUPS = {
     "lease": ("leases, answer for answer", lease.check),
     "maintenance": ("maintenance, answer for answer", maintenance.check),
     "concurrency": ("locks and elections, answer for answer", concurrency.check),
+    "http": ("plain HTTP and the gateway, answer for answer", gateway.check),
     "wal": ("one write-ahead log for both", wal.check),
     "bolt": ("one snapshot format for both", bolt.check),
     "bootstrap": ("founding, joining, going on alone", bootstrap.check),

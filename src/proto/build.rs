@@ -17,20 +17,26 @@ const SERVICES_AND_MESSAGES: &[&str] = &[
     "raft_internal.proto",
     "v3lockpb.proto",
     "v3electionpb.proto",
+    "grpc/health.proto",
+    "grpc/reflection.proto",
     "leasepb.proto",
     "walpb.proto",
     "snappb.proto",
 ];
 
+#[expect(clippy::disallowed_methods, reason = "a build script, whose host is cargo")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let compiled = protox::compile(SERVICES_AND_MESSAGES, ["proto"])?;
-    let mut descriptors = prost_types::FileDescriptorSet::decode(compiled.encode_to_vec().as_slice())?;
+    let compiled = protox::compile(SERVICES_AND_MESSAGES, ["proto"])?.encode_to_vec();
+    // Who asks at run time what messages look like is told the truth: without the change below.
+    let directory = std::env::var("OUT_DIR")?;
+    std::fs::write(std::path::Path::new(&directory).join("descriptors.bin"), &compiled)?;
+    let mut descriptors = prost_types::FileDescriptorSet::decode(compiled.as_slice())?;
     for message in descriptors.file.iter_mut().flat_map(|file| &mut file.message_type) {
         keep_key_values_encoded(message);
     }
     let mut config = prost_build::Config::new();
-    config.bytes(["."]);
+    config.bytes(["."]).btree_map(["."]);
     tonic_prost_build::configure().build_transport(false).compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

@@ -16,6 +16,9 @@ use crate::metrics::Running;
 /// Encoded messages of a streaming call; an error ends the call.
 pub type Messages = Pin<Box<dyn Stream<Item = Result<Chunk, Status>> + Send>>;
 
+/// Lines of a plain HTTP answer.
+pub type Lines = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
+
 /// A part of a streaming call's answers: one message with its gRPC prefix, several, or a piece of a large one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
@@ -46,6 +49,8 @@ pub enum ApiBody {
     WentWell,
     /// Messages as they become ready; then a trailer with the outcome.
     Stream(StreamBody),
+    /// A plain HTTP answer that comes in lines.
+    Lines(Lines),
 }
 
 /// The answers of a streaming call, and its entry in the metrics.
@@ -103,6 +108,14 @@ impl Body for ApiBody {
                     return Poll::Pending;
                 }
             },
+            ApiBody::Lines(mut lines) => match lines.as_mut().poll_next(context) {
+                Poll::Ready(Some(line)) => (Frame::data(line), ApiBody::Lines(lines)),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {
+                    *this = ApiBody::Lines(lines);
+                    return Poll::Pending;
+                }
+            },
         };
         *this = next;
         Poll::Ready(Some(Ok(frame)))
@@ -112,7 +125,7 @@ impl Body for ApiBody {
         match self {
             ApiBody::Empty => true,
             ApiBody::Plain(text) => text.is_empty(),
-            ApiBody::Message(_) | ApiBody::WentWell | ApiBody::Stream(_) => false,
+            ApiBody::Message(_) | ApiBody::WentWell | ApiBody::Stream(_) | ApiBody::Lines(_) => false,
         }
     }
 
@@ -121,7 +134,7 @@ impl Body for ApiBody {
             // hyper makes a content-length of an exact size.
             ApiBody::Plain(text) => SizeHint::with_exact(text.len() as u64),
             ApiBody::Empty => SizeHint::with_exact(0),
-            ApiBody::Message(_) | ApiBody::WentWell | ApiBody::Stream(_) => SizeHint::default(),
+            ApiBody::Message(_) | ApiBody::WentWell | ApiBody::Stream(_) | ApiBody::Lines(_) => SizeHint::default(),
         }
     }
 }

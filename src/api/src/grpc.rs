@@ -29,7 +29,7 @@ pub const PREFIX_BYTES: usize = 5;
 /// Memory set aside for a message that only its prefix has announced; more follows as the bytes arrive.
 const RESERVE_BYTES_MAX: usize = 64 << 10;
 
-const CONTENT_TYPE_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+pub const CONTENT_TYPE_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// True if a request's headers say gRPC.
@@ -153,6 +153,12 @@ fn total_bytes(received: &[u8], limit_bytes: usize) -> Result<Option<usize>, Sta
     }
 }
 
+/// How long the message is that one's own answers begin with, prefix included; `None` while the prefix is incomplete.
+pub fn framed_bytes(answers: &[u8]) -> Option<usize> {
+    let [_, length @ ..] = *answers.first_chunk::<PREFIX_BYTES>()?;
+    Some(PREFIX_BYTES + u32::from_be_bytes(length) as usize)
+}
+
 /// Decodes a request; what is not one is refused as grpc-go refuses it. The decoder gives up at 100 nested messages: only
 /// transactions in transactions get there, and those are refused as any that are too deep.
 pub fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
@@ -204,6 +210,14 @@ pub fn refuse_method(method: &http::Method) -> Response<ApiBody> {
     let mut response =
         refuse(Status::internal(format!("Received a HEADERS frame with :method \"{method}\" which should be POST")));
     *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    response
+}
+
+/// Where nothing but gRPC is served.
+pub fn refuse_content_type(headers: &HeaderMap) -> Response<ApiBody> {
+    let given = headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes())).unwrap_or_default();
+    let mut response = refuse(Status::internal(format!("invalid gRPC request content-type \"{given}\"")));
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
     response
 }
 

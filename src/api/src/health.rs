@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use http::{Response, StatusCode, Uri};
 use quorate_proto::etcdserverpb::{AlarmMember, AlarmType, RangeRequest};
+use tonic::Status;
 
 use crate::body::ApiBody;
 use crate::errors::status;
@@ -19,6 +20,7 @@ pub async fn answer(api: &Api, uri: &Uri) -> Response<ApiBody> {
     match check(api, &excluded, serializable).await {
         Ok(()) => {
             api.metrics.health_success.inc();
+            tracing::debug!(status_code = 200, "/health OK");
             plain::respond(StatusCode::OK, plain::TEXT, Bytes::from(json("true", "")))
         }
         Err(reason) => {
@@ -37,15 +39,16 @@ async fn check(api: &Api, excluded: &BTreeSet<String>, serializable: bool) -> Re
     if !serializable && api.member.raft_status().leader.is_none() {
         return Err("RAFT NO LEADER".to_owned());
     }
-    let read = async {
-        if !serializable {
-            api.member.linearize().await.map_err(status)?;
-        }
-        let first_key =
-            RangeRequest { key: Bytes::from_static(b"\0"), limit: 1, keys_only: true, ..Default::default() };
-        api.member.view().range(&first_key).map_err(|failure| api.read_failed(failure))
-    };
-    read.await.map(drop).map_err(|failure| format!("RANGE ERROR:{}", failure.message()))
+    read(api, serializable).await.map_err(|failure| format!("RANGE ERROR:{}", failure.message()))
+}
+
+/// Reads something.
+pub async fn read(api: &Api, serializable: bool) -> Result<(), Status> {
+    if !serializable {
+        api.member.linearize().await.map_err(status)?;
+    }
+    let first_key = RangeRequest { key: Bytes::from_static(b"\0"), limit: 1, keys_only: true, ..Default::default() };
+    api.member.view().range(&first_key).map(drop).map_err(|failure| api.read_failed(failure))
 }
 
 /// The first alarm that counts.

@@ -9,18 +9,25 @@
 //!   `errors` how an error looks on the wire.
 //! - `concurrency`: locks and elections, as clients of the handlers.
 //! - `watch`: streams of watches; `leader_watch` ends those that want a leader when there is none.
-//! - `plain`, `health`: `/version`, `/metrics`, `/health`. `peer`: the port that other members talk to.
+//! - `grpc_health`, `reflection`: gRPC's own services.
+//! - `plain`, `debug`: `/version`, `/metrics` and what else is no gRPC; `health` and `probes`: is the member well. `gateway`: all of gRPC
+//!   as JSON. `access`: whose pages may ask. `peer`: the port that other members talk to.
 //! - `metrics`: what is counted on the way.
 //!
 //! Nothing here keeps state of the store: a write goes to [`Member::propose`](quorate_member::Member::propose), a read to a
 //! view.
 
+mod access;
 mod body;
 mod check;
 mod cluster;
 mod concurrency;
+mod debug;
+mod descriptors;
 mod errors;
+mod gateway;
 mod grpc;
+mod grpc_health;
 mod health;
 mod kv;
 mod leader_watch;
@@ -30,12 +37,16 @@ mod method;
 mod metrics;
 mod peer;
 mod plain;
+mod probes;
+mod reflection;
 mod server;
 mod service;
 mod snapshot;
 mod watch;
 
+pub use access::Access;
 pub use body::{ApiBody, Messages};
+pub use debug::{Process, SetLogLevel, TellVariables};
 pub use peer::{PeerBody, PeerPort};
 pub use server::{BoxError, ServerOptions, serve, serve_peers, serve_with};
-pub use service::{Api, ApiOptions, ApiService, service};
+pub use service::{Api, ApiOptions, ApiService, Traffic, service};

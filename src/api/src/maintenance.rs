@@ -91,7 +91,10 @@ impl Api {
     /// Maintenance.Defragment. Its answer has no header.
     pub async fn defragment(self: Arc<Self>, _: DefragmentRequest) -> Result<DefragmentResponse, Status> {
         tracing::info!("starting defragment");
-        match self.member.defragment().await {
+        let unwell = self.unwell_in_defragmentation.then(|| Unwell::begin(&self));
+        let done = self.member.defragment().await;
+        drop(unwell);
+        match done {
             Ok(()) => {
                 tracing::info!("finished defragment");
                 Ok(DefragmentResponse::default())
@@ -128,6 +131,22 @@ impl Api {
         let mut header = None;
         self.fill(&mut header);
         Ok(DowngradeResponse { header, version: self.member.cluster_version().unwrap_or_default() })
+    }
+}
+
+/// As long as it lives gRPC's health service says that nothing is served.
+struct Unwell(Arc<Api>);
+
+impl Unwell {
+    fn begin(api: &Arc<Api>) -> Self {
+        api.serving.send_replace(false);
+        Self(Arc::clone(api))
+    }
+}
+
+impl Drop for Unwell {
+    fn drop(&mut self) {
+        self.0.serving.send_replace(true);
     }
 }
 

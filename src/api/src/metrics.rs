@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use tonic::Code;
 
 use crate::method::Method;
@@ -38,9 +38,39 @@ pub struct Metrics {
     sent_bytes: IntCounter,
     pub(crate) health_success: IntCounter,
     pub(crate) health_failures: IntCounter,
+    pub(crate) probes: ProbeMetrics,
     pub(crate) watch: WatchMetrics,
     /// Messages of keep-alive streams that could not be received.
     pub(crate) lease_receive_failures: IntCounter,
+}
+
+/// What `/livez` and `/readyz` have found.
+pub struct ProbeMetrics {
+    /// The last result of each check: 1 if it was good.
+    last: IntGaugeVec,
+    total: IntCounterVec,
+}
+
+impl ProbeMetrics {
+    fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let last = IntGaugeVec::new(
+            Opts::new("etcd_server_healthcheck", "The result of each kind of healthcheck."),
+            &["type", "name"],
+        )?;
+        let total = IntCounterVec::new(
+            Opts::new("etcd_server_healthchecks_total", "The total number of each kind of healthcheck."),
+            &["type", "name", "status"],
+        )?;
+        registry.register(Box::new(last.clone()))?;
+        registry.register(Box::new(total.clone()))?;
+        Ok(Self { last, total })
+    }
+
+    /// The check `name` of `probe` was run.
+    pub(crate) fn count(&self, probe: &str, name: &str, is_good: bool) {
+        self.last.with_label_values(&[probe, name]).set(i64::from(is_good));
+        self.total.with_label_values(&[probe, name, if is_good { "success" } else { "error" }]).inc();
+    }
 }
 
 /// How long it takes to make the answers of watch streams, and what went wrong there.
@@ -150,6 +180,7 @@ impl Metrics {
             )?,
             health_success: counter("etcd_server_health_success", "The total number of successful health checks")?,
             health_failures: counter("etcd_server_health_failures", "The total number of failed health checks")?,
+            probes: ProbeMetrics::register(registry)?,
             watch: WatchMetrics::register(registry, &stream_failures)?,
             lease_receive_failures: stream_failures.with_label_values(&["receive", "lease-keepalive"]),
         })

@@ -198,8 +198,8 @@ where
                 return Box::pin(async move { Ok(transport.handle(request).await.map(PeerBody::Raft)) });
             }
             ("/version" | "/health", &Method::GET) => {
-                let answer = self.api.call(request);
-                return Box::pin(async move { answer.await.map(|response| response.map(PeerBody::Api)) });
+                let (api, uri) = (self.api.clone(), request.uri().clone());
+                return Box::pin(async move { Ok(api.answer_plain(&Method::GET, &uri).await.map(PeerBody::Api)) });
             }
             ("/members", &Method::GET) => self.members(),
             ("/members/hashkv", &Method::GET) => {

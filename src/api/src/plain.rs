@@ -1,4 +1,5 @@
-//! Plain HTTP on the client port: `/version`, `/health`, `/metrics`. Bodies, codes and headers are etcd's.
+//! Plain HTTP on the client port: `/version`, `/health`, `/livez`, `/readyz`, `/metrics`, and the gateway's description. Bodies, codes
+//! and headers are etcd's.
 
 use std::borrow::Cow;
 
@@ -9,26 +10,43 @@ use prometheus::TextEncoder;
 use quorate_member::SERVER_VERSION;
 
 use crate::body::ApiBody;
-use crate::health;
+use crate::gateway::openapi;
 use crate::service::Api;
+use crate::{debug, health, probes};
 
 /// Text, as Go's server declares it.
 pub const TEXT: &str = "text/plain; charset=utf-8";
 /// JSON, as etcd declares it.
 pub const JSON: &str = "application/json";
+/// The gateway's description.
+const OPENAPI: &str = "/openapi.json";
+const VARIABLES: &str = "/debug/vars";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Answers a request that is not gRPC.
+/// Answers a request that is neither gRPC nor for the gateway.
 pub async fn answer(api: &Api, method: &Method, uri: &Uri) -> Response<ApiBody> {
     match uri.path() {
-        "/version" | "/health" if method != Method::GET => refuse_method("GET"),
+        "/version" | OPENAPI | VARIABLES if method != Method::GET => refuse_method("GET"),
         "/version" => {
             let version = version_json(api.member.view().cluster_version());
             respond(StatusCode::OK, JSON, Bytes::from(version))
         }
+        VARIABLES => debug::variables(api),
+        OPENAPI if api.has_gateway => respond(StatusCode::OK, JSON, Bytes::from_static(openapi::DOCUMENT.as_bytes())),
+        _ => answer_monitoring(api, method, uri).await,
+    }
+}
+
+/// Answers what a listener for metrics answers, too.
+pub async fn answer_monitoring(api: &Api, method: &Method, uri: &Uri) -> Response<ApiBody> {
+    match uri.path() {
+        "/health" if method != Method::GET => refuse_method("GET"),
         "/health" => health::answer(api, uri).await,
         "/metrics" => metrics(api),
-        _ => error(StatusCode::NOT_FOUND, "404 page not found"),
+        _ => match probes::answer(api, method, uri).await {
+            Some(answer) => answer,
+            None => error(StatusCode::NOT_FOUND, "404 page not found"),
+        },
     }
 }
 
@@ -60,6 +78,12 @@ pub fn query<'a>(uri: &'a Uri, name: &'a str) -> impl Iterator<Item = String> + 
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decoded(key) == name && !value.is_empty()).then(|| decoded(value).into_owned())
     })
+}
+
+/// True if a query parameter is there, with a value or without.
+pub fn has_query(uri: &Uri, name: &str) -> bool {
+    let mut pairs = uri.query().unwrap_or_default().split('&');
+    pairs.any(|pair| decoded(pair.split_once('=').map_or(pair, |(key, _)| key)) == name)
 }
 
 /// Undoes URL encoding; what is not valid stays as it is.
@@ -130,6 +154,10 @@ mod tests {
         assert_eq!(query(&uri, "serializable").collect::<Vec<_>>(), ["true"]);
         assert_eq!(query(&uri, "x").collect::<Vec<_>>(), ["%zz %"]);
         assert_eq!(query(&"/health".parse().unwrap(), "exclude").count(), 0);
+        let given = |text: &str| has_query(&text.parse().unwrap(), "verbose");
+        assert!(
+            given("/livez?verbose") && given("/livez?a=b&verbose=0") && !given("/livez?verbos=e") && !given("/livez")
+        );
     }
 
     #[test]

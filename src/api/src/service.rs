@@ -2,7 +2,7 @@
 //!
 //! A gRPC call: headers say gRPC → the path is looked up in [`Method`] → the message is received and decoded → the call is
 //! counted → a learner, or a member without a leader whose client asks for one, refuses → the handler → the answer is
-//! encoded and leaves. Everything else is plain HTTP ([`crate::plain`]).
+//! encoded and leaves. Everything else is plain HTTP ([`crate::plain`]) or the gateway's ([`crate::gateway`]).
 //!
 //! [`Api`] holds the handlers as ordinary methods, so that they can also be called without HTTP.
 
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use http::{HeaderMap, HeaderName, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response, Uri};
 use http_body::Body;
 use prometheus::Registry;
 use prost::Message;
@@ -26,12 +26,14 @@ use quorate_store::ReadError;
 use quorate_types::Error;
 use tonic::{Code, Status};
 
+use crate::access::{self, Access};
 use crate::body::{ApiBody, Messages};
+use crate::debug::{self, Process};
 use crate::grpc::Requests;
 use crate::leader_watch::{LeaderLost, LeaderWatch};
 use crate::method::{Method, knows_service};
 use crate::metrics::{Metrics, Received, Running};
-use crate::{errors, grpc, plain};
+use crate::{errors, gateway, grpc, plain};
 
 /// Clients that want an error instead of waiting for a leader send this with the value `true`.
 const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
@@ -48,11 +50,53 @@ pub struct ApiOptions {
     pub registries: Vec<Registry>,
     /// A watch that wants to know is told how far it is after so long without an event, and up to a tenth more.
     pub watch_progress_interval: Duration,
+    /// gRPC is served as JSON, too (`--enable-grpc-gateway`).
+    pub has_gateway: bool,
+    /// Who may ask over plain HTTP.
+    pub access: Access,
+    /// While the database is defragmented gRPC's health service says that nothing is served, so that balancers send requests
+    /// elsewhere (gate `StopGRPCServiceOnDefrag`).
+    pub unwell_in_defragmentation: bool,
+    /// The process around the member.
+    pub process: Process,
+}
+
+/// What a listener serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Traffic {
+    /// Everything.
+    #[default]
+    Both,
+    /// gRPC alone, where plain HTTP has listeners of its own.
+    Grpc,
+    /// Plain HTTP and the gateway alone.
+    Http,
+    /// Metrics and health, for who shall see nothing else.
+    Metrics,
+}
+
+impl Traffic {
+    /// As etcd's log names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Traffic::Both => "grpc+http",
+            Traffic::Grpc => "grpc",
+            Traffic::Http => "http",
+            Traffic::Metrics => "metrics",
+        }
+    }
 }
 
 impl Default for ApiOptions {
     fn default() -> Self {
-        Self { registries: Vec::new(), watch_progress_interval: Duration::from_secs(10 * 60) }
+        Self {
+            registries: Vec::new(),
+            watch_progress_interval: Duration::from_secs(10 * 60),
+            has_gateway: true,
+            access: Access::default(),
+            unwell_in_defragmentation: false,
+            process: Process::default(),
+        }
     }
 }
 
@@ -65,6 +109,12 @@ pub struct Api {
     pub(crate) watch_progress_interval: Duration,
     /// The largest request, with what is allowed around it.
     pub(crate) message_bytes_max: usize,
+    pub(crate) has_gateway: bool,
+    /// What gRPC's health service says.
+    pub(crate) serving: watch::Sender<bool>,
+    pub(crate) unwell_in_defragmentation: bool,
+    pub(crate) process: Process,
+    access: Access,
     leader_watch: LeaderWatch,
     /// True once streams had better go elsewhere.
     drain: watch::Sender<bool>,
@@ -87,6 +137,11 @@ impl Api {
             registries,
             watch_progress_interval: options.watch_progress_interval,
             message_bytes_max,
+            has_gateway: options.has_gateway,
+            serving: watch::Sender::new(true),
+            unwell_in_defragmentation: options.unwell_in_defragmentation,
+            process: options.process,
+            access: options.access,
             leader_watch,
             drain: watch::Sender::new(false),
         })
@@ -160,12 +215,23 @@ fn wants_leader(headers: &HeaderMap) -> bool {
 #[derive(Clone)]
 pub struct ApiService {
     api: Arc<Api>,
+    traffic: Traffic,
 }
 
 impl ApiService {
     /// Serves `api`.
     pub fn new(api: Arc<Api>) -> Self {
-        Self { api }
+        Self { api, traffic: Traffic::Both }
+    }
+
+    /// The same for a listener of other traffic.
+    pub fn for_traffic(&self, traffic: Traffic) -> Self {
+        Self { api: Arc::clone(&self.api), traffic }
+    }
+
+    /// Answers what is asked over plain HTTP, whoever asks.
+    pub(crate) async fn answer_plain(&self, method: &http::Method, uri: &Uri) -> Response<ApiBody> {
+        plain::answer(&self.api, method, uri).await
     }
 
     /// Ends the streams that would go on for ever: their clients find another member. To be called when a server begins to
@@ -196,49 +262,111 @@ where
 
     fn call(&mut self, request: Request<B>) -> Answer {
         let api = self.api.clone();
-        if !grpc::is_grpc(request.headers()) {
-            let (parts, _) = request.into_parts();
-            return Box::pin(async move { Ok(plain::answer(&api, &parts.method, &parts.uri).await) });
+        match self.traffic {
+            Traffic::Both if !grpc::is_grpc(request.headers()) => Box::pin(answer_http(api, request)),
+            Traffic::Both => answer_grpc(api, request),
+            Traffic::Grpc if !grpc::is_grpc(request.headers()) => now(grpc::refuse_content_type(request.headers())),
+            Traffic::Grpc => answer_grpc(api, request),
+            Traffic::Http => Box::pin(answer_http(api, request)),
+            Traffic::Metrics => {
+                Box::pin(async move { Ok(plain::answer_monitoring(&api, request.method(), request.uri()).await) })
+            }
         }
-        if request.method() != http::Method::POST {
-            return now(grpc::refuse_method(request.method()));
-        }
-        let path = request.uri().path();
-        let Some(method) = Method::from_path(path) else { return now(grpc::refuse_path(path, knows_service)) };
-        match method {
-            Method::Range => unary(api, method, request, |range| range.serializable, Api::range),
-            Method::RangeStream => server_stream(api, method, request, never, Api::range_stream),
-            Method::Put => unary(api, method, request, never, Api::put),
-            Method::DeleteRange => unary(api, method, request, never, Api::delete_range),
-            Method::Txn => unary(api, method, request, never, Api::txn),
-            Method::Compact => unary(api, method, request, never, Api::compact),
-            Method::Watch => bidi(api, method, request, Api::watch),
-            Method::LeaseGrant => unary(api, method, request, never, Api::lease_grant),
-            Method::LeaseRevoke => unary(api, method, request, never, Api::lease_revoke),
-            Method::LeaseKeepAlive => bidi(api, method, request, Api::lease_keep_alive),
-            Method::LeaseTimeToLive => unary(api, method, request, never, Api::lease_time_to_live),
-            Method::LeaseLeases => unary(api, method, request, never, Api::lease_leases),
-            Method::MemberAdd => unary(api, method, request, never, Api::member_add),
-            Method::MemberRemove => unary(api, method, request, never, Api::member_remove),
-            Method::MemberUpdate => unary(api, method, request, never, Api::member_update),
-            Method::MemberList => unary(api, method, request, never, Api::member_list),
-            Method::MemberPromote => unary(api, method, request, never, Api::member_promote),
-            Method::Alarm => unary(api, method, request, never, Api::alarm),
-            Method::Status => unary(api, method, request, |_| true, Api::status),
-            Method::MoveLeader => unary(api, method, request, never, Api::move_leader),
-            Method::HashKv => unary(api, method, request, never, Api::hash_kv),
-            Method::Hash => unary(api, method, request, never, Api::hash),
-            Method::Snapshot => server_stream(api, method, request, |_| true, Api::snapshot),
-            Method::Defragment => unary(api, method, request, never, Api::defragment),
-            Method::Downgrade => unary(api, method, request, never, Api::downgrade),
-            Method::Lock => unary(api, method, request, never, Api::lock),
-            Method::Unlock => unary(api, method, request, never, Api::unlock),
-            Method::Campaign => unary(api, method, request, never, Api::campaign),
-            Method::Proclaim => unary(api, method, request, never, Api::proclaim),
-            Method::Leader => unary(api, method, request, never, Api::leader),
-            Method::Observe => server_stream(api, method, request, never, Api::observe),
-            Method::Resign => unary(api, method, request, never, Api::resign),
-        }
+    }
+}
+
+/// Everything that is no gRPC.
+async fn answer_http<B>(api: Arc<Api>, request: Request<B>) -> Result<Response<ApiBody>, Infallible>
+where
+    B: Body<Data = Bytes, Error: Display> + Send + 'static,
+{
+    let (mut parts, body) = request.into_parts();
+    if let Some(refused) = api.access.refuse_host(&parts) {
+        return Ok(refused);
+    }
+    gateway::rename_old_path(&mut parts);
+    let origin = access::origin(&parts);
+    let mut response = if parts.method == http::Method::OPTIONS {
+        // Whatever the path: a browser asks so whether a page may ask.
+        Response::new(ApiBody::Empty)
+    } else if api.has_gateway && gateway::is_its_path(parts.uri.path()) {
+        gateway::answer(api.clone(), parts, body).await
+    } else if parts.uri.path() == debug::LOG_LEVEL {
+        debug::set_log_level(&api, &parts.method, body).await
+    } else {
+        plain::answer(&api, &parts.method, &parts.uri).await
+    };
+    api.access.tell_origin(origin.as_ref(), response.headers_mut());
+    Ok(response)
+}
+
+/// A gRPC call, by its path.
+fn answer_grpc<B>(api: Arc<Api>, request: Request<B>) -> Answer
+where
+    B: Body<Data = Bytes, Error: Display> + Send + 'static,
+{
+    if request.method() != http::Method::POST {
+        return now(grpc::refuse_method(request.method()));
+    }
+    let path = request.uri().path();
+    match Method::from_path(path) {
+        Some(method) => answer_method(api, method, request),
+        None => now(grpc::refuse_path(path, knows_service)),
+    }
+}
+
+/// A call of `method` that does not come from a listener.
+pub(crate) async fn dispatch<B>(api: Arc<Api>, method: Method, request: Request<B>) -> Response<ApiBody>
+where
+    B: Body<Data = Bytes, Error: Display> + Send + 'static,
+{
+    match answer_method(api, method, request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+fn answer_method<B>(api: Arc<Api>, method: Method, request: Request<B>) -> Answer
+where
+    B: Body<Data = Bytes, Error: Display> + Send + 'static,
+{
+    match method {
+        Method::Range => unary(api, method, request, |range| range.serializable, Api::range),
+        Method::RangeStream => server_stream(api, method, request, never, Api::range_stream),
+        Method::Put => unary(api, method, request, never, Api::put),
+        Method::DeleteRange => unary(api, method, request, never, Api::delete_range),
+        Method::Txn => unary(api, method, request, never, Api::txn),
+        Method::Compact => unary(api, method, request, never, Api::compact),
+        Method::Watch => bidi(api, method, request, Api::watch),
+        Method::LeaseGrant => unary(api, method, request, never, Api::lease_grant),
+        Method::LeaseRevoke => unary(api, method, request, never, Api::lease_revoke),
+        Method::LeaseKeepAlive => bidi(api, method, request, Api::lease_keep_alive),
+        Method::LeaseTimeToLive => unary(api, method, request, never, Api::lease_time_to_live),
+        Method::LeaseLeases => unary(api, method, request, never, Api::lease_leases),
+        Method::MemberAdd => unary(api, method, request, never, Api::member_add),
+        Method::MemberRemove => unary(api, method, request, never, Api::member_remove),
+        Method::MemberUpdate => unary(api, method, request, never, Api::member_update),
+        Method::MemberList => unary(api, method, request, never, Api::member_list),
+        Method::MemberPromote => unary(api, method, request, never, Api::member_promote),
+        Method::Alarm => unary(api, method, request, never, Api::alarm),
+        Method::Status => unary(api, method, request, |_| true, Api::status),
+        Method::MoveLeader => unary(api, method, request, never, Api::move_leader),
+        Method::HashKv => unary(api, method, request, never, Api::hash_kv),
+        Method::Hash => unary(api, method, request, never, Api::hash),
+        Method::Snapshot => server_stream(api, method, request, |_| true, Api::snapshot),
+        Method::Defragment => unary(api, method, request, never, Api::defragment),
+        Method::Downgrade => unary(api, method, request, never, Api::downgrade),
+        Method::Lock => unary(api, method, request, never, Api::lock),
+        Method::Unlock => unary(api, method, request, never, Api::unlock),
+        Method::Campaign => unary(api, method, request, never, Api::campaign),
+        Method::Proclaim => unary(api, method, request, never, Api::proclaim),
+        Method::Leader => unary(api, method, request, never, Api::leader),
+        Method::Observe => server_stream(api, method, request, never, Api::observe),
+        Method::Resign => unary(api, method, request, never, Api::resign),
+        Method::HealthCheck => unary(api, method, request, never, Api::health_check),
+        Method::HealthList => unary(api, method, request, never, Api::health_list),
+        Method::HealthWatch => server_stream(api, method, request, never, Api::health_watch),
+        Method::Reflection | Method::ReflectionAlpha => bidi(api, method, request, Api::reflection),
     }
 }
 

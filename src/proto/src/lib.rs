@@ -57,3 +57,21 @@ package!(
     /// The frame of a raft snapshot file.
     snappb
 );
+
+/// gRPC's own services.
+pub mod grpc {
+    /// Whether a server serves.
+    #[allow(missing_docs, clippy::all)]
+    pub mod health {
+        include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
+    }
+
+    /// What a server serves.
+    #[allow(missing_docs, clippy::all)]
+    pub mod reflection {
+        include!(concat!(env!("OUT_DIR"), "/grpc.reflection.v1.rs"));
+    }
+}
+
+/// All files of `proto/`, as an encoded `google.protobuf.FileDescriptorSet`: for who asks at run time what messages look like.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

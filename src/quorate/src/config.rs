@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quorate_api::ServerOptions;
+use quorate_api::{Access, ApiOptions, ServerOptions};
 use quorate_member::{AutoCompaction, ClusterState, MemberConfig, REVISION_INTERVAL};
 use quorate_runtime::net::ListenOptions;
 use quorate_types::{GoDuration, Quoted};
@@ -43,6 +43,8 @@ const LEASE_CHECKPOINT: &str = "LeaseCheckpoint";
 const LEASE_CHECKPOINT_PERSIST: &str = "LeaseCheckpointPersist";
 /// Time between two checkpoints of a lease (etcd `server/lease/lessor.go`).
 const LEASE_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// While the database is defragmented, gRPC's health service says that nothing is served.
+const STOP_GRPC_SERVICE_ON_DEFRAG: &str = "StopGRPCServiceOnDefrag";
 /// Members compare what compactions have left.
 const COMPACT_HASH_CHECK: &str = "CompactHashCheck";
 
@@ -58,12 +60,16 @@ pub struct Config {
     pub listen_peer: Vec<Url>,
     /// For its clients.
     pub listen_client: Vec<Url>,
+    /// For its clients over plain HTTP. If there are any, the others serve gRPC alone.
+    pub listen_http: Vec<Url>,
+    /// For who looks after it.
+    pub listen_metrics: Vec<Url>,
     /// Of every listener.
     pub listen: ListenOptions,
     /// Of every client connection.
     pub server: ServerOptions,
-    /// Quiet watches that want it are told after so long how far they are.
-    pub watch_progress_interval: Duration,
+    /// Of the API.
+    pub api: ApiOptions,
 }
 
 /// What the leader leaves of the history by itself. A plain number counts hours or revisions, as the mode says; what has a unit
@@ -159,12 +165,23 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
         member,
         listen_peer: settings.urls("listen-peer-urls").to_vec(),
         listen_client: settings.urls("listen-client-urls").to_vec(),
+        listen_http: settings.urls("listen-client-http-urls").to_vec(),
+        listen_metrics: settings.urls("listen-metrics-urls").to_vec(),
         listen: ListenOptions {
             reuse_port: settings.bool("socket-reuse-port"),
             reuse_address: settings.bool("socket-reuse-address"),
         },
         server: server_options(settings),
-        watch_progress_interval: watch_progress_interval(settings),
+        api: ApiOptions {
+            watch_progress_interval: watch_progress_interval(settings),
+            has_gateway: settings.bool("enable-grpc-gateway"),
+            access: Access {
+                origins: settings.words("cors").to_vec(),
+                hosts: settings.words("host-whitelist").to_vec(),
+            },
+            unwell_in_defragmentation: has_gate(settings, STOP_GRPC_SERVICE_ON_DEFRAG),
+            ..ApiOptions::default()
+        },
     })
 }
 
@@ -256,7 +273,13 @@ fn check(settings: &Settings) -> Result<(), String> {
              when multiple members have the same default name"
         );
     }
-    for url in settings.urls("listen-client-urls").iter().filter(|url| url.scheme().is_secure()) {
+    let http = settings.urls("listen-client-http-urls");
+    if let Some(both) = http.iter().find(|url| settings.urls("listen-client-urls").contains(url)) {
+        return Err(format!(
+            "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {both}"
+        ));
+    }
+    for url in settings.urls("listen-client-urls").iter().chain(http).filter(|url| url.scheme().is_secure()) {
         if settings.text("cert-file").is_empty() && settings.text("key-file").is_empty() && !settings.bool("auto-tls") {
             return Err(format!(
                 "TLS key/cert (--cert-file, --key-file) must be provided for client url {url} with HTTPS scheme"
@@ -276,11 +299,18 @@ fn refuse_missing(settings: &Settings) -> Result<(), String> {
             wanted.entry(what).or_default().push(format!("--{}", flag.name));
         }
     }
-    let known = [INITIAL_CORRUPT_CHECK, COMPACT_HASH_CHECK, LEASE_CHECKPOINT, LEASE_CHECKPOINT_PERSIST];
+    let known = [
+        INITIAL_CORRUPT_CHECK,
+        COMPACT_HASH_CHECK,
+        LEASE_CHECKPOINT,
+        LEASE_CHECKPOINT_PERSIST,
+        STOP_GRPC_SERVICE_ON_DEFRAG,
+    ];
     for (gate, on) in settings.gates().iter().filter(|(gate, _)| !known.contains(gate)) {
         wanted.entry("what these gates switch").or_default().push(format!("--feature-gates={gate}={on}"));
     }
-    for (flag, urls) in ["listen-peer-urls", "listen-client-urls"].map(|flag| (flag, settings.urls(flag))) {
+    let listeners = ["listen-peer-urls", "listen-client-urls", "listen-client-http-urls", "listen-metrics-urls"];
+    for (flag, urls) in listeners.map(|flag| (flag, settings.urls(flag))) {
         if urls.iter().any(|url| url.scheme().is_secure()) {
             wanted.entry("TLS").or_default().push(format!("--{flag} with https"));
         }
@@ -468,7 +498,7 @@ mod tests {
 
     #[test]
     fn progress_notices_by_either_name() {
-        let interval = |line: &[&str]| config(line).unwrap().watch_progress_interval;
+        let interval = |line: &[&str]| config(line).unwrap().api.watch_progress_interval;
         assert_eq!(interval(&[]), Duration::from_secs(600));
         assert_eq!(interval(&["--watch-progress-notify-interval=3s"]), Duration::from_secs(3));
         assert_eq!(interval(&["--watch-progress-notify-interval=1ms"]), Duration::from_millis(100));
@@ -584,6 +614,10 @@ mod tests {
                 "error parsing CompactionRetention: time: missing unit in duration \"-1\"",
             ),
             (&["--auto-compaction-retention=-1h"], "--auto-compaction-retention must be >=0 (set to -1h)"),
+            (
+                &["--listen-client-http-urls=http://localhost:2379"],
+                "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url http://localhost:2379",
+            ),
             (&["--compact-hash-check-time=0"], "--compact-hash-check-time must be >0 (set to 0s)"),
             (&["--discovery-token=x"], "both --discovery-token and --discovery-endpoints must be set"),
             (
@@ -622,6 +656,28 @@ mod tests {
             "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint"
         );
         assert!(refused(&["--config-file=x"]).contains("--config-file"));
+    }
+
+    #[test]
+    fn who_may_ask_over_http() {
+        let config = config(&[
+            "--cors=http://b:2,http://a:1",
+            "--host-whitelist=h",
+            "--enable-grpc-gateway=false",
+            "--listen-client-http-urls=http://127.0.0.1:7",
+            "--listen-metrics-urls=http://127.0.0.1:8",
+            "--feature-gates=StopGRPCServiceOnDefrag=true",
+        ])
+        .unwrap();
+        assert_eq!(
+            (config.api.access.origins, config.api.access.hosts),
+            (vec!["http://a:1".into(), "http://b:2".into()], vec!["h".into()])
+        );
+        assert!(!config.api.has_gateway && config.api.unwell_in_defragmentation);
+        assert_eq!(
+            (urls::texts(&config.listen_http), urls::texts(&config.listen_metrics)),
+            (vec!["http://127.0.0.1:7".into()], vec!["http://127.0.0.1:8".into()])
+        );
     }
 
     #[test]

@@ -15,9 +15,12 @@
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::{fs, panic};
 
 use jiff::Zoned;
+use quorate_api::SetLogLevel;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
@@ -160,19 +163,51 @@ impl LogConfig {
         }
         Ok(LogConfig { least, form, outputs })
     }
+}
+
+/// The least severity that is shown; it may change while the log runs.
+#[derive(Debug)]
+struct Least(AtomicU8);
+
+impl Least {
+    fn new(least: Severity) -> Self {
+        Self(AtomicU8::new(least as u8))
+    }
 
     fn shows(&self, metadata: &Metadata<'_>) -> bool {
         let severity = Severity::of(metadata);
         let target = metadata.target();
         let is_ours = target.starts_with("quorate") || matches!(target, FATAL | PANIC | "raft");
         // What libraries say about themselves helps nobody below a warning.
-        severity >= self.least && (is_ours || severity >= Severity::Warn)
+        severity as u8 >= self.0.load(Ordering::Relaxed) && (is_ours || severity >= Severity::Warn)
+    }
+
+    /// False if there is no such level.
+    fn set(&self, level: &str) -> bool {
+        // Nothing is a level for a flag, and none for who sets one.
+        let Some(severity) = Severity::parse(level).filter(|_| !level.is_empty()) else { return false };
+        let set = || {
+            self.0.store(severity as u8, Ordering::Relaxed);
+            // Each place that logs has noted whether it is wanted.
+            tracing::callsite::rebuild_interest_cache();
+        };
+        // Said while it is shown.
+        let is_quieter = severity as u8 > self.0.load(Ordering::Relaxed);
+        if !is_quieter {
+            set();
+        }
+        tracing::warn!(least = severity.name(), "the log's level was changed");
+        if is_quieter {
+            set();
+        }
+        true
     }
 }
 
 /// The running log.
 pub struct Log {
     dropped: ErrorCounter,
+    least: Arc<Least>,
     _guard: WorkerGuard,
 }
 
@@ -187,14 +222,22 @@ impl Log {
             .finish(outputs);
         let dropped = writer.error_counter();
         let form = config.form;
+        let least = Arc::new(Least::new(config.least));
+        let shown = Arc::clone(&least);
         let lines = tracing_subscriber::fmt::layer().event_format(Lines { form }).with_ansi(false).with_writer(writer);
         tracing_subscriber::registry()
-            .with(filter_fn(move |metadata| config.shows(metadata)))
+            .with(filter_fn(move |metadata| shown.shows(metadata)))
             .with(lines)
             .try_init()
             .map_err(|error| format!("the log is already running: {error}"))?;
         panic::set_hook(Box::new(log_panic));
-        Ok(Log { dropped, _guard: guard })
+        Ok(Log { dropped, least, _guard: guard })
+    }
+
+    /// Sets the least level that is shown.
+    pub fn level_setter(&self) -> SetLogLevel {
+        let least = Arc::clone(&self.least);
+        Arc::new(move |level| least.set(level))
     }
 }
 
@@ -438,8 +481,9 @@ mod tests {
         let lines = tracing_subscriber::fmt::layer()
             .event_format(Lines { form: config.form })
             .with_writer(move || writer.clone());
+        let least = Least::new(config.least);
         let subscriber =
-            tracing_subscriber::registry().with(filter_fn(move |metadata| config.shows(metadata))).with(lines);
+            tracing_subscriber::registry().with(filter_fn(move |metadata| least.shows(metadata))).with(lines);
         tracing::subscriber::with_default(subscriber, events);
         let bytes = shared.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()

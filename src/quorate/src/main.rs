@@ -17,18 +17,20 @@ mod descriptors;
 mod flags;
 mod go;
 mod log;
+mod process;
 mod run;
 mod signals;
 mod urls;
 mod version;
 
 use std::collections::BTreeMap;
-use std::process;
+use std::sync::Arc;
 use std::thread;
 
 use flags::environment::{self, Conflict};
 use flags::{Asked, Refused, Settings};
 use log::{Log, LogConfig, fatal};
+use quorate_api::Process;
 use quorate_runtime_tokio::TokioRuntime;
 use run::Ending;
 
@@ -40,7 +42,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() {
     // What is written here goes straight out: the log, if it was running, has been closed and written when this returns.
     match daemon() {
-        Ending::Status(status) => process::exit(status),
+        Ending::Status(status) => std::process::exit(status),
         Ending::Signal(signal) => signal.die(),
     }
 }
@@ -122,8 +124,9 @@ fn member(words: &[String], mut settings: Settings) -> Ending {
         }
         (Err(Conflict::Invalid(error)), _) | (Ok(()), Some(error)) => refuse(words, &error),
         (Ok(()), None) => match config::build(&settings, config::route_address) {
-            Ok(config) => {
+            Ok(mut config) => {
                 tracing::info!(args = ?words, "Running: ");
+                config.api.process = process(words, log.as_ref());
                 start(config)
             }
             Err(error) => refuse(words, &error),
@@ -132,6 +135,12 @@ fn member(words: &[String], mut settings: Settings) -> Ending {
     // Writes what is queued.
     drop(log);
     ending
+}
+
+/// What the API may tell of this process, and set.
+fn process(words: &[String], log: Option<&Log>) -> Process {
+    let words = words.to_vec();
+    Process { variables: Some(Arc::new(move || process::variables(&words))), set_log_level: log.map(Log::level_setter) }
 }
 
 fn start(config: config::Config) -> Ending {

@@ -10,7 +10,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use quorate_api::{ApiOptions, ApiService, ServerOptions};
+use prometheus::Registry;
+use quorate_api::{ApiOptions, ApiService, ServerOptions, Traffic};
 use quorate_member::{Member, StartError, StopReason};
 use quorate_runtime::net::{Address, ListenOptions, Listener};
 use quorate_runtime::sync::{oneshot, watch};
@@ -22,6 +23,7 @@ use quorate_types::GoDuration;
 use crate::config::Config;
 use crate::data_dir::Found;
 use crate::log::{Spread, fatal};
+use crate::process::ProcessMetrics;
 use crate::signals::{self, Signal};
 use crate::urls::{self, Url};
 use crate::version;
@@ -88,7 +90,7 @@ struct Running {
     config: Config,
     member: Member,
     api: ApiService,
-    client_listeners: Vec<Bound>,
+    client_listeners: Vec<(Bound, Traffic)>,
     /// True tells the clients' servers to end, and then the peers'.
     stop_clients: watch::Sender<bool>,
     stop_peers: watch::Sender<bool>,
@@ -109,7 +111,12 @@ impl Running {
         tracing::info!(listen_peer_urls = ?urls::texts(&config.listen_peer), "configuring peer listeners");
         let peer_listeners = bind(&rt, &config.listen_peer, config.listen).await?;
         tracing::info!(listen_client_urls = ?urls::texts(&config.listen_client), "configuring client listeners");
-        let client_listeners = bind(&rt, &config.listen_client, config.listen).await?;
+        let clients = bind(&rt, &config.listen_client, config.listen).await?;
+        let http = bind(&rt, &config.listen_http, config.listen).await?;
+        let metrics_listeners = bind(&rt, &config.listen_metrics, config.listen).await?;
+        let traffic = if http.is_empty() { Traffic::Both } else { Traffic::Grpc };
+        let clients = clients.into_iter().map(|listener| (listener, traffic));
+        let client_listeners = clients.chain(http.into_iter().map(|listener| (listener, Traffic::Http))).collect();
 
         log_start(&rt, &config, found);
         let member = Member::start(rt.clone(), config.member.clone()).await?;
@@ -118,8 +125,7 @@ impl Running {
 
         let (stop_clients, _) = watch::channel(false);
         let (stop_peers, _) = watch::channel(false);
-        let options = ApiOptions { watch_progress_interval: config.watch_progress_interval, ..ApiOptions::default() };
-        let api = quorate_api::service(rt.clone(), member.clone(), options);
+        let api = quorate_api::service(rt.clone(), member.clone(), api_options(&config)?);
         let peer_port = quorate_api::PeerPort::new(api.clone(), member.clone());
         let mut peer_servers = Vec::new();
         for listener in peer_listeners {
@@ -128,13 +134,20 @@ impl Running {
             let serving = quorate_api::serve_peers(rt.clone(), listener, service, stop, config.server.grace);
             peer_servers.push(spawn::spawn_with_result(&*rt, serving));
         }
+        for listener in metrics_listeners {
+            tracing::info!(address = %listener.local_address(), "serving metrics");
+            // Also while there is no cluster yet: that is when somebody asks why.
+            let (service, stop) = (api.for_traffic(Traffic::Metrics), stop_peers.subscribe());
+            let serving = quorate_api::serve_with(rt.clone(), listener, service, stop, config.server.clone());
+            peer_servers.push(spawn::spawn_with_result(&*rt, serving));
+        }
         tracing::info!(
             local_member_id = %member.id(),
             initial_advertise_peer_urls = ?config.member.advertise_peer_urls,
             listen_peer_urls = ?urls::texts(&config.listen_peer),
             advertise_client_urls = ?config.member.advertise_client_urls,
             listen_client_urls = ?urls::texts(&config.listen_client),
-            listen_metrics_urls = ?Vec::<String>::new(),
+            listen_metrics_urls = ?urls::texts(&config.listen_metrics),
             "now serving peer/client/metrics"
         );
         Ok(Running { rt, config, member, api, client_listeners, stop_clients, stop_peers, peer_servers, signal })
@@ -178,16 +191,17 @@ impl Running {
     /// Starts a server on each client listener.
     fn serve_clients(&mut self) -> Vec<oneshot::Receiver<()>> {
         let mut servers = Vec::new();
-        for listener in self.client_listeners.drain(..) {
+        for (listener, traffic) in self.client_listeners.drain(..) {
             tracing::info!("ready to serve client requests");
             tracing::info!(
-                traffic = "grpc+http",
+                traffic = traffic.name(),
                 address = %listener.local_address(),
                 "serving client traffic insecurely; this is strongly discouraged!"
             );
             let options: ServerOptions = self.config.server.clone();
             let stop = self.stop_clients.subscribe();
-            let serving = quorate_api::serve_with(self.rt.clone(), listener, self.api.clone(), stop, options);
+            let serving =
+                quorate_api::serve_with(self.rt.clone(), listener, self.api.for_traffic(traffic), stop, options);
             servers.push(spawn::spawn_with_result(&*self.rt, serving));
         }
         servers
@@ -236,6 +250,16 @@ impl Running {
             (StopReason::Asked, None) => Ending::Status(0),
         }
     }
+}
+
+/// The API's options, with the metrics of this process.
+fn api_options(config: &Config) -> Result<ApiOptions, String> {
+    let registry = Registry::new();
+    let metrics = ProcessMetrics::new().and_then(|metrics| registry.register(Box::new(metrics)));
+    metrics.map_err(|error| format!("cannot count what the process uses: {error}"))?;
+    let mut options = config.api.clone();
+    options.registries.push(registry);
+    Ok(options)
 }
 
 async fn bind(rt: &Rt, urls: &[Url], options: ListenOptions) -> Result<Vec<Bound>, String> {
@@ -322,7 +346,7 @@ fn log_start(rt: &Rt, config: &Config, found: Found) {
         .with("listen-peer-urls", urls::texts(&config.listen_peer))
         .with("advertise-client-urls", member.advertise_client_urls.clone())
         .with("listen-client-urls", urls::texts(&config.listen_client))
-        .with("listen-metrics-urls", Vec::<String>::new())
+        .with("listen-metrics-urls", urls::texts(&config.listen_metrics))
         .with("initial-cluster", cluster.join(","))
         .with("initial-cluster-state", member.initial_cluster_state.name())
         .with("initial-cluster-token", member.initial_cluster_token.as_str())

@@ -112,8 +112,7 @@ const MEMBER: &[Flag] = &[
         Urls,
         "",
         "URLs to listen on for clients over plain HTTP only; the others then serve gRPC only.",
-    )
-    .missing("separate HTTP listeners"),
+    ),
     flag("max-snapshots", Uint, "5", "Snapshot files to keep.").no_effect("there are no separate snapshot files"),
     flag("max-wals", Uint, "5", "Log files to keep.")
         .no_effect("log files are removed as soon as the database holds what is in them"),
@@ -141,8 +140,7 @@ const MEMBER: &[Flag] = &[
     flag("socket-reuse-address", Bool, "false", "Set SO_REUSEADDR on listeners."),
     flag("raft-read-timeout", Duration, "5s", "Longest wait for bytes from a peer.").no_effect(PEER_LIMITS),
     flag("raft-write-timeout", Duration, "5s", "Longest wait to send bytes to a peer.").no_effect(PEER_LIMITS),
-    flag("enable-grpc-gateway", Bool, "true", "Serve gRPC's calls as JSON over HTTP, too.")
-        .no_effect("this version has no JSON gateway"),
+    flag("enable-grpc-gateway", Bool, "true", "Serve gRPC's calls as JSON over HTTP, too."),
     flag("feature-gates", FeatureGates, "", "Switches of features that are not final, as Name=true,Other=false."),
     flag("config-file", Text, "", "A YAML file with all settings; other flags and variables are then ignored.")
         .missing("configuration files"),
@@ -219,9 +217,8 @@ const SECURITY: &[Flag] = &[
     flag("cipher-suites", Words, "", "Cipher suites of TLS 1.2.").missing(TLS),
     flag("tls-min-version", Text, "TLS1.2", "Lowest version of TLS.").missing(TLS),
     flag("tls-max-version", Text, "", "Highest version of TLS.").missing(TLS),
-    flag("cors", Origins, "*", "Origins whose pages may call (* for all).").missing("limits on origins"),
-    flag("host-whitelist", Words, "*", "Host names that HTTP requests may name (* for all).")
-        .missing("limits on host names"),
+    flag("cors", Origins, "*", "Origins whose pages may call (* for all)."),
+    flag("host-whitelist", Words, "*", "Host names that HTTP requests may name (* for all)."),
 ];
 
 const AUTH: &[Flag] = &[
@@ -234,8 +231,7 @@ const MONITORING: &[Flag] = &[
     flag("enable-pprof", Bool, "false", "Serve profiles under /debug/pprof.").missing("profiles over HTTP"),
     flag("metrics", Text, "basic", "Level of metrics; 'extensive' adds latencies of gRPC calls.")
         .missing("extensive metrics"),
-    flag("listen-metrics-urls", Urls, "", "Further URLs to listen on for /metrics and /health.")
-        .missing("separate listeners for metrics"),
+    flag("listen-metrics-urls", Urls, "", "Further URLs to listen on for /metrics and /health."),
 ];
 
 const LOGGING: &[Flag] = &[

@@ -36,8 +36,18 @@ fn serving(daemon: &mut Daemon) -> String {
 }
 
 fn get(address: &str, path: &str) -> (String, String) {
+    send(address, "GET", path, "")
+}
+
+/// Head and body of the answer.
+fn send(address: &str, method: &str, path: &str, body: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -215,4 +225,44 @@ fn a_cluster_that_nobody_runs_cannot_be_joined() {
         "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs"
     );
     assert!(!dir.path().join("data").exists());
+}
+
+#[test]
+fn who_looks_after_it_sees_what_it_does_and_may_ask_for_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = start(dir.path());
+    let client = serving(&mut daemon);
+
+    let variables: Value = serde_json::from_str(&get(&client, "/debug/vars").1).unwrap();
+    assert!(variables["cmdline"].as_array().unwrap().iter().any(|word| word == "--name=n1"), "{variables}");
+    assert_eq!(variables["raft.status"]["raftState"], "StateLeader");
+    assert!(variables["file_descriptor_limit"].is_u64() && variables["memstats"]["Sys"].is_u64(), "{variables}");
+    let metrics = get(&client, "/metrics").1;
+    for name in [
+        "process_resident_memory_bytes ",
+        "process_open_fds ",
+        "os_fd_limit ",
+        "go_goroutines ",
+        "etcd_server_has_leader 1",
+    ] {
+        assert!(metrics.lines().any(|line| line.starts_with(name)), "{name}");
+    }
+    let described: Value = serde_json::from_str(&get(&client, "/openapi.json").1).unwrap();
+    assert!(described["paths"]["/v3/kv/range"]["post"].is_object());
+
+    let level = |level: &str| send(&client, "PUT", "/config/local/log", level);
+    assert!(level(r#"{"Level":"DEBUG"}"#).0.starts_with("HTTP/1.1 204"));
+    assert_eq!(get(&client, "/livez").1, "ok\n");
+    daemon.wait_for("Health check OK");
+    assert!(level(r#"{"Level":"ERROR"}"#).0.starts_with("HTTP/1.1 204"));
+    assert_eq!(level(r#"{"Level":"LOUD"}"#).1, r#"{"message":"Invalid log level LOUD"}"#);
+    assert_eq!(level("LOUD").1, r#"{"message":"Invalid json body"}"#);
+    assert!(get(&client, "/config/local/log").0.starts_with("HTTP/1.1 405"));
+
+    daemon.signal("-INT");
+    let (how, log) = daemon.wait();
+    assert_eq!(how, Err(SIGINT), "{log:#?}");
+    let changes = log.iter().filter(|line| line["msg"] == "the log's level was changed");
+    assert_eq!(changes.map(|line| line["least"].as_str().unwrap()).collect::<Vec<_>>(), ["debug", "error"]);
+    assert!(log.iter().all(|line| line["msg"] != "closed etcd server"), "nothing but errors is shown any more");
 }
