@@ -271,7 +271,11 @@ fn draw_auto_compaction(dice: &mut Dice) -> Option<AutoCompaction> {
     let interval = Duration::from_millis(dice.between(200, 5000));
     match dice.below(10) {
         0 => Some(AutoCompaction::Periodic(Duration::from_millis(dice.between(1000, 15_000)))),
-        1 => Some(AutoCompaction::Revision { kept: dice.magnitude(1, 500) as i64, interval }),
+        // Often so few that whoever is a moment late comes too late.
+        1 | 2 => {
+            let kept = if dice.percent(50) { 1 } else { dice.magnitude(1, 500) as i64 };
+            Some(AutoCompaction::Revision { kept, interval })
+        }
         _ => None,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The way from the command line to a serving member:
 //!
-//! 1. [`flags`]: the command line by Go's rules, then `ETCD_*` variables, give settings.
+//! 1. [`flags`]: the command line by Go's rules, then `ETCD_*` variables, or a configuration file instead, give settings.
 //! 2. [`log`]: the log starts as the settings say.
 //! 3. [`config`]: etcd's checks; what this version does not have is refused.
 //! 4. [`data_dir`]: a look at the directory; etcd's own is refused and left as it is.
@@ -103,12 +103,29 @@ fn refuse(words: &[String], error: &str) -> Ending {
     Ending::Status(1)
 }
 
+/// The file that takes the place of flags and variables.
+fn config_file(settings: &Settings, variables: &BTreeMap<String, String>) -> Option<String> {
+    let given = Some(settings.text("config-file").to_owned()).filter(|path| !path.is_empty());
+    given.or_else(|| variables.get("ETCD_CONFIG_FILE").filter(|path| !path.is_empty()).cloned())
+}
+
 fn member(words: &[String], mut settings: Settings) -> Ending {
     // Variables that are no text cannot be ours.
     let variables: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let (notices, outcome) = environment::apply(&mut settings, &variables);
+    let file = config_file(&settings, &variables);
+    let (notices, outcome, loaded) = match file.as_deref().map(flags::file::load) {
+        None => {
+            let (notices, outcome) = environment::apply(&mut settings, &variables);
+            (notices, outcome, None)
+        }
+        Some(Ok(loaded)) => {
+            settings.clone_from(&loaded.settings);
+            (Vec::new(), Ok(()), Some(loaded))
+        }
+        Some(Err(why)) => (Vec::new(), Err(Conflict::Invalid(why)), None),
+    };
 
     let log_config = LogConfig::from_settings(&settings);
     let shown = log_config.as_ref().cloned().unwrap_or_default();
@@ -117,6 +134,9 @@ fn member(words: &[String], mut settings: Settings) -> Ending {
         Err(error) => (start_log(LogConfig::default()), Some(error)),
     };
     notices.iter().for_each(environment::Notice::log);
+    if let (Some(path), Some(loaded)) = (&file, &loaded) {
+        loaded.log(path);
+    }
     let ending = match (outcome, log_error) {
         (Err(Conflict::Shadowed { name }), _) => {
             fatal!(environment_variable = name, "{}", environment::SHADOWED);

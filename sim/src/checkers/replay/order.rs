@@ -36,8 +36,17 @@ impl Order {
             told.sort();
         }
         // A stream may have ended in the middle of a revision.
-        wanted.starts_with(&told)
+        if has_passed(watch, revision) { wanted == told } else { wanted.starts_with(&told) }
     }
+}
+
+/// `watch` has begun at `revision` or before, and was told of something after it: so it was told of all of it.
+fn has_passed(watch: &Watch, revision: i64) -> bool {
+    let events = watch.responses.iter().flat_map(|(_, response)| &response.events);
+    let told: Vec<i64> =
+        events.filter_map(|event| Some(KeyValue::decode(event.kv.clone()).ok()?.mod_revision)).collect();
+    let has_begun = (1..=revision).contains(&watch.request.start_revision) || told.iter().any(|told| *told <= revision);
+    has_begun && told.iter().any(|told| *told > revision)
 }
 
 /// The keys of the events at `revision`, and whether they were deleted.

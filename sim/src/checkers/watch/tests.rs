@@ -362,14 +362,17 @@ fn what_was_overwritten_in_the_compacted_revision_itself_may_be_gone() {
 }
 
 /// The branch of a transaction that puts `key` and then deletes it, which nesting makes possible.
-fn put_and_deleted(key: &str, value: &str) -> Vec<pb::RequestOp> {
+fn delete_op(key: &str) -> pb::RequestOp {
     let delete = pb::DeleteRangeRequest { key: key.to_owned().into(), ..Default::default() };
-    let delete = pb::RequestOp { request: Some(pb::request_op::Request::RequestDeleteRange(delete)) };
+    pb::RequestOp { request: Some(pb::request_op::Request::RequestDeleteRange(delete)) }
+}
+
+fn put_and_deleted(key: &str, value: &str) -> Vec<pb::RequestOp> {
     let nested = |success| {
         let txn = pb::TxnRequest { success, ..Default::default() };
         pb::RequestOp { request: Some(pb::request_op::Request::RequestTxn(txn)) }
     };
-    vec![nested(vec![put_op(key, value)]), nested(vec![delete])]
+    vec![nested(vec![put_op(key, value)]), nested(vec![delete_op(key)])]
 }
 
 #[test]
@@ -491,4 +494,24 @@ fn a_transaction_that_deletes_what_it_puts_tells_both() {
     assert_eq!(verdict(&evidence, watch.clone()), Ok(()));
     watch.responses[2].1.events.remove(0);
     assert!(verdict(&evidence, watch).unwrap_err().contains("told of 2 changes"));
+}
+
+#[test]
+fn of_two_that_may_have_made_a_revision_it_was_the_one_of_which_a_watch_was_told() {
+    let mut story = story();
+    story.put("a", "there").delete("a").forget_last().put("n", "after");
+    let evidence = story.evidence();
+    let of_n = pb::WatchCreateRequest { key: "n".into(), start_revision: 1, ..Default::default() };
+    let watch = told(&evidence, of_n);
+    // Another one that nobody heard of again leaves the same behind, and would have told the watch of more.
+    let success = [put_and_deleted("n", "t/0"), vec![delete_op("a")]].concat();
+    let mut both = evidence;
+    let deletion = both.operations.iter().position(|operation| operation.outcome == Outcome::Unknown).unwrap();
+    let other = Request::Txn(pb::TxnRequest { success, ..Default::default() });
+    both.operations.insert(deletion, crate::history::Operation { request: other, ..both.operations[deletion].clone() });
+    assert_eq!(verdict(&both, watch.clone()), Ok(()));
+    // What was told before the stream broke may be a part.
+    let mut broken = watch;
+    broken.responses.pop();
+    assert_eq!(verdict(&both, broken), Ok(()));
 }

@@ -2,12 +2,13 @@
 //!
 //! 1. [`go_rules`] reads the command line by Go's rules and puts it into clap's strictest form.
 //! 2. A clap command made from the [`table`] parses each value ([`value`]), shows help, and will make completions.
-//! 3. [`environment`] fills in what `ETCD_*` variables say.
+//! 3. [`environment`] fills in what `ETCD_*` variables say; where there is a configuration [`file`], it alone counts.
 //! 4. Out come [`Settings`]: a value for every flag of the table, and who gave it.
 //!
 //! A mistake on the command line ends the program with Go's sentence, the usage text and status 2, as in etcd.
 
 pub mod environment;
+pub mod file;
 pub mod go_rules;
 pub mod table;
 pub mod value;
@@ -55,6 +56,8 @@ pub enum Origin {
     CommandLine,
     /// A variable.
     Environment,
+    /// The configuration file.
+    File,
 }
 
 /// A value for every flag of the table.
@@ -140,7 +143,8 @@ Usage:
   quorate -h | --help
     Show this text and all flags.
 
-Each flag may also be given as a variable: --some-flag as ETCD_SOME_FLAG.
+Each flag may also be given as a variable, --some-flag as ETCD_SOME_FLAG, or all of them in a file, which --config-file
+names: then nothing else counts.
 ";
 
 /// The list of flags, by group.

@@ -142,8 +142,7 @@ const MEMBER: &[Flag] = &[
     flag("raft-write-timeout", Duration, "5s", "Longest wait to send bytes to a peer.").no_effect(PEER_LIMITS),
     flag("enable-grpc-gateway", Bool, "true", "Serve gRPC's calls as JSON over HTTP, too."),
     flag("feature-gates", FeatureGates, "", "Switches of features that are not final, as Name=true,Other=false."),
-    flag("config-file", Text, "", "A YAML file with all settings; other flags and variables are then ignored.")
-        .missing("configuration files"),
+    flag("config-file", Text, "", "A YAML file with all settings; other flags and variables are then ignored."),
 ];
 
 const CLUSTERING: &[Flag] = &[

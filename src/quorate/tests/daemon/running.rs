@@ -266,3 +266,45 @@ fn who_looks_after_it_sees_what_it_does_and_may_ask_for_more() {
     assert_eq!(changes.map(|line| line["least"].as_str().unwrap()).collect::<Vec<_>>(), ["debug", "error"]);
     assert!(log.iter().all(|line| line["msg"] != "closed etcd server"), "nothing but errors is shown any more");
 }
+
+#[test]
+fn a_file_takes_the_place_of_flags_and_variables() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = "name: from-file\ndata-dir: data\nlisten-client-urls: http://127.0.0.1:0\nlisten-peer-urls: http://127.0.0.1:0\n\
+                max-txn-ops: 7\ncorrupt-check-time: 60000000000\nlisten-metric-urls: http://127.0.0.1:0\n";
+    fs::write(dir.path().join("conf.yaml"), file).unwrap();
+    let mut command = quorate(dir.path());
+    command.args(["--config-file=conf.yaml", "--name=flag", "--max-txn-ops=9"]).env("ETCD_MAX_TXN_OPS", "8");
+    let mut daemon = Daemon::start(&mut command);
+    let loaded = daemon.wait_for(
+        "loaded server configuration, other configuration command line flags and environment variables will be ignored if provided",
+    );
+    assert_eq!(loaded["path"], "conf.yaml");
+    let unknown = daemon.wait_for("the configuration file has a key that nobody knows; it says nothing");
+    assert_eq!((&unknown["key"], &unknown["nearest"]), (&"listen-metric-urls".into(), &"listen-metrics-urls".into()));
+    let started = daemon.wait_for("starting an etcd server");
+    assert_eq!((&started["name"], &started["max-txn-ops"]), (&"from-file".into(), &7.into()));
+    serving(&mut daemon);
+    daemon.signal("-TERM");
+    assert_eq!(daemon.wait().0, Err(SIGTERM));
+}
+
+#[test]
+fn a_file_that_cannot_be_used_ends_the_start_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("wrong.yaml"), "name: x\nheartbeat-interval: fast\n").unwrap();
+    for (path, why) in [
+        ("wrong.yaml", "wrong.yaml: heartbeat-interval: cannot unmarshal \"fast\" into a whole number"),
+        ("nothing.yaml", "open nothing.yaml: No such file or directory (os error 2)"),
+    ] {
+        for command in [
+            quorate(dir.path()).arg(format!("--config-file={path}")),
+            quorate(dir.path()).env("ETCD_CONFIG_FILE", path),
+        ] {
+            let said = run(command);
+            assert_eq!(said.status.code(), Some(1));
+            assert_eq!(said.line("failed to verify flags")["error"], why);
+        }
+    }
+    assert!(!dir.path().join("default.etcd").exists());
+}
