@@ -2,7 +2,7 @@
 //!
 //! 1. [`go_rules`] reads the command line by Go's rules and puts it into clap's strictest form.
 //! 2. A clap command made from the [`table`] parses each value ([`value`]), shows help, and will make completions.
-//! 3. [`environment`] fills in what `ETCD_*` variables say; where there is a configuration [`file`], it alone counts.
+//! 3. [`environment`] fills in what `ETCD_*` variables say; where there is a configuration [`file`](mod@file), it alone counts.
 //! 4. Out come [`Settings`]: a value for every flag of the table, and who gave it.
 //!
 //! A mistake on the command line ends the program with Go's sentence, the usage text and status 2, as in etcd.
