@@ -12,7 +12,7 @@
 //! - `grpc_health`, `reflection`: gRPC's own services.
 //! - `plain`, `debug`: `/version`, `/metrics` and what else is no gRPC; `health` and `probes`: is the member well. `gateway`: all of gRPC
 //!   as JSON. `access`: whose pages may ask. `peer`: the port that other members talk to.
-//! - `metrics`: what is counted on the way.
+//! - `metrics`: what is counted on the way; `request_stats`: what is said of slow calls.
 //!
 //! Nothing here keeps state of the store: a write goes to [`Member::propose`](quorate_member::Member::propose), a read to a
 //! view.
@@ -39,6 +39,7 @@ mod peer;
 mod plain;
 mod probes;
 mod reflection;
+mod request_stats;
 mod server;
 mod service;
 mod snapshot;
@@ -48,5 +49,5 @@ pub use access::Access;
 pub use body::{ApiBody, Messages};
 pub use debug::{Process, SetLogLevel, TellVariables};
 pub use peer::{PeerBody, PeerPort};
-pub use server::{BoxError, ServerOptions, serve, serve_peers, serve_with};
+pub use server::{BoxError, ServerOptions, serve, serve_each, serve_peers, serve_with};
 pub use service::{Api, ApiOptions, ApiService, Traffic, service};

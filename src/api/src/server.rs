@@ -99,9 +99,27 @@ pub async fn serve_with<S, B>(
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
+    serve_each(rt, listener, move |_| service.clone(), shutdown, options).await;
+}
+
+/// The same with a service for each connection: `make` is told who is at its other end.
+pub async fn serve_each<S, B>(
+    rt: Rt,
+    listener: Box<dyn net::Listener>,
+    make: impl Fn(&net::Address) -> S + Clone + Send + 'static,
+    shutdown: watch::Receiver<bool>,
+    options: ServerOptions,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
     let builder = connection_builder(&rt, &options);
     let serve_one = move |stream, phase, peer| -> BoxFuture<'static, ()> {
-        let (builder, service) = (builder.clone(), Calls(service.clone()));
+        let (builder, service) = (builder.clone(), Calls(make(&peer)));
         Box::pin(async move {
             let connection = builder.serve_connection(HyperStream::new(AuthorityFilter::new(stream)), service);
             drive(pin!(connection), auto::Connection::graceful_shutdown, phase, &peer).await;

@@ -20,6 +20,7 @@ use prometheus::Registry;
 use prost::Message;
 use quorate_member::Member;
 use quorate_proto::etcdserverpb::{InternalRaftRequest, ResponseHeader};
+use quorate_runtime::net::Address;
 use quorate_runtime::sync::watch;
 use quorate_runtime::{BoxFuture, Rt, select};
 use quorate_store::ReadError;
@@ -33,6 +34,7 @@ use crate::grpc::Requests;
 use crate::leader_watch::{LeaderLost, LeaderWatch};
 use crate::method::{Method, knows_service};
 use crate::metrics::{Metrics, Received, Running};
+use crate::request_stats::Watched;
 use crate::{errors, gateway, grpc, plain};
 
 /// Clients that want an error instead of waiting for a leader send this with the value `true`.
@@ -57,6 +59,8 @@ pub struct ApiOptions {
     /// While the database is defragmented gRPC's health service says that nothing is served, so that balancers send requests
     /// elsewhere (gate `StopGRPCServiceOnDefrag`).
     pub unwell_in_defragmentation: bool,
+    /// A call of one answer that takes longer gets a line in the log (`--warning-unary-request-duration`).
+    pub slow_after: Duration,
     /// The process around the member.
     pub process: Process,
 }
@@ -95,6 +99,7 @@ impl Default for ApiOptions {
             has_gateway: true,
             access: Access::default(),
             unwell_in_defragmentation: false,
+            slow_after: Duration::from_millis(300),
             process: Process::default(),
         }
     }
@@ -114,6 +119,7 @@ pub struct Api {
     pub(crate) serving: watch::Sender<bool>,
     pub(crate) unwell_in_defragmentation: bool,
     pub(crate) process: Process,
+    slow_after: Duration,
     access: Access,
     leader_watch: LeaderWatch,
     /// True once streams had better go elsewhere.
@@ -141,6 +147,7 @@ impl Api {
             serving: watch::Sender::new(true),
             unwell_in_defragmentation: options.unwell_in_defragmentation,
             process: options.process,
+            slow_after: options.slow_after,
             access: options.access,
             leader_watch,
             drain: watch::Sender::new(false),
@@ -216,17 +223,34 @@ fn wants_leader(headers: &HeaderMap) -> bool {
 pub struct ApiService {
     api: Arc<Api>,
     traffic: Traffic,
+    remote: Remote,
+}
+
+/// Who asks, where that is known.
+pub(crate) type Remote = Option<Arc<Address>>;
+
+/// A call of a gRPC method.
+pub(crate) struct Asked<B> {
+    pub(crate) api: Arc<Api>,
+    pub(crate) method: Method,
+    pub(crate) remote: Remote,
+    pub(crate) request: Request<B>,
 }
 
 impl ApiService {
     /// Serves `api`.
     pub fn new(api: Arc<Api>) -> Self {
-        Self { api, traffic: Traffic::Both }
+        Self { api, traffic: Traffic::Both, remote: None }
     }
 
     /// The same for a listener of other traffic.
     pub fn for_traffic(&self, traffic: Traffic) -> Self {
-        Self { api: Arc::clone(&self.api), traffic }
+        Self { traffic, ..self.clone() }
+    }
+
+    /// The same for the connection of `remote`.
+    pub fn for_remote(&self, remote: &Address) -> Self {
+        Self { remote: Some(Arc::new(remote.clone())), ..self.clone() }
     }
 
     /// Answers what is asked over plain HTTP, whoever asks.
@@ -261,13 +285,13 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Answer {
-        let api = self.api.clone();
+        let (api, remote) = (self.api.clone(), self.remote.clone());
         match self.traffic {
-            Traffic::Both if !grpc::is_grpc(request.headers()) => Box::pin(answer_http(api, request)),
-            Traffic::Both => answer_grpc(api, request),
+            Traffic::Both if !grpc::is_grpc(request.headers()) => Box::pin(answer_http(api, remote, request)),
+            Traffic::Both => answer_grpc(api, remote, request),
             Traffic::Grpc if !grpc::is_grpc(request.headers()) => now(grpc::refuse_content_type(request.headers())),
-            Traffic::Grpc => answer_grpc(api, request),
-            Traffic::Http => Box::pin(answer_http(api, request)),
+            Traffic::Grpc => answer_grpc(api, remote, request),
+            Traffic::Http => Box::pin(answer_http(api, remote, request)),
             Traffic::Metrics => {
                 Box::pin(async move { Ok(plain::answer_monitoring(&api, request.method(), request.uri()).await) })
             }
@@ -276,7 +300,7 @@ where
 }
 
 /// Everything that is no gRPC.
-async fn answer_http<B>(api: Arc<Api>, request: Request<B>) -> Result<Response<ApiBody>, Infallible>
+async fn answer_http<B>(api: Arc<Api>, remote: Remote, request: Request<B>) -> Result<Response<ApiBody>, Infallible>
 where
     B: Body<Data = Bytes, Error: Display> + Send + 'static,
 {
@@ -290,7 +314,7 @@ where
         // Whatever the path: a browser asks so whether a page may ask.
         Response::new(ApiBody::Empty)
     } else if api.has_gateway && gateway::is_its_path(parts.uri.path()) {
-        gateway::answer(api.clone(), parts, body).await
+        gateway::answer(api.clone(), remote, parts, body).await
     } else if parts.uri.path() == debug::LOG_LEVEL {
         debug::set_log_level(&api, &parts.method, body).await
     } else {
@@ -301,7 +325,7 @@ where
 }
 
 /// A gRPC call, by its path.
-fn answer_grpc<B>(api: Arc<Api>, request: Request<B>) -> Answer
+fn answer_grpc<B>(api: Arc<Api>, remote: Remote, request: Request<B>) -> Answer
 where
     B: Body<Data = Bytes, Error: Display> + Send + 'static,
 {
@@ -310,63 +334,63 @@ where
     }
     let path = request.uri().path();
     match Method::from_path(path) {
-        Some(method) => answer_method(api, method, request),
+        Some(method) => answer_method(Asked { api, method, remote, request }),
         None => now(grpc::refuse_path(path, knows_service)),
     }
 }
 
 /// A call of `method` that does not come from a listener.
-pub(crate) async fn dispatch<B>(api: Arc<Api>, method: Method, request: Request<B>) -> Response<ApiBody>
+pub(crate) async fn dispatch<B>(asked: Asked<B>) -> Response<ApiBody>
 where
     B: Body<Data = Bytes, Error: Display> + Send + 'static,
 {
-    match answer_method(api, method, request).await {
+    match answer_method(asked).await {
         Ok(response) => response,
         Err(never) => match never {},
     }
 }
 
-fn answer_method<B>(api: Arc<Api>, method: Method, request: Request<B>) -> Answer
+fn answer_method<B>(asked: Asked<B>) -> Answer
 where
     B: Body<Data = Bytes, Error: Display> + Send + 'static,
 {
-    match method {
-        Method::Range => unary(api, method, request, |range| range.serializable, Api::range),
-        Method::RangeStream => server_stream(api, method, request, never, Api::range_stream),
-        Method::Put => unary(api, method, request, never, Api::put),
-        Method::DeleteRange => unary(api, method, request, never, Api::delete_range),
-        Method::Txn => unary(api, method, request, never, Api::txn),
-        Method::Compact => unary(api, method, request, never, Api::compact),
-        Method::Watch => bidi(api, method, request, Api::watch),
-        Method::LeaseGrant => unary(api, method, request, never, Api::lease_grant),
-        Method::LeaseRevoke => unary(api, method, request, never, Api::lease_revoke),
-        Method::LeaseKeepAlive => bidi(api, method, request, Api::lease_keep_alive),
-        Method::LeaseTimeToLive => unary(api, method, request, never, Api::lease_time_to_live),
-        Method::LeaseLeases => unary(api, method, request, never, Api::lease_leases),
-        Method::MemberAdd => unary(api, method, request, never, Api::member_add),
-        Method::MemberRemove => unary(api, method, request, never, Api::member_remove),
-        Method::MemberUpdate => unary(api, method, request, never, Api::member_update),
-        Method::MemberList => unary(api, method, request, never, Api::member_list),
-        Method::MemberPromote => unary(api, method, request, never, Api::member_promote),
-        Method::Alarm => unary(api, method, request, never, Api::alarm),
-        Method::Status => unary(api, method, request, |_| true, Api::status),
-        Method::MoveLeader => unary(api, method, request, never, Api::move_leader),
-        Method::HashKv => unary(api, method, request, never, Api::hash_kv),
-        Method::Hash => unary(api, method, request, never, Api::hash),
-        Method::Snapshot => server_stream(api, method, request, |_| true, Api::snapshot),
-        Method::Defragment => unary(api, method, request, never, Api::defragment),
-        Method::Downgrade => unary(api, method, request, never, Api::downgrade),
-        Method::Lock => unary(api, method, request, never, Api::lock),
-        Method::Unlock => unary(api, method, request, never, Api::unlock),
-        Method::Campaign => unary(api, method, request, never, Api::campaign),
-        Method::Proclaim => unary(api, method, request, never, Api::proclaim),
-        Method::Leader => unary(api, method, request, never, Api::leader),
-        Method::Observe => server_stream(api, method, request, never, Api::observe),
-        Method::Resign => unary(api, method, request, never, Api::resign),
-        Method::HealthCheck => unary(api, method, request, never, Api::health_check),
-        Method::HealthList => unary(api, method, request, never, Api::health_list),
-        Method::HealthWatch => server_stream(api, method, request, never, Api::health_watch),
-        Method::Reflection | Method::ReflectionAlpha => bidi(api, method, request, Api::reflection),
+    match asked.method {
+        Method::Range => unary(asked, |range| range.serializable, Api::range),
+        Method::RangeStream => server_stream(asked, never, Api::range_stream),
+        Method::Put => unary(asked, never, Api::put),
+        Method::DeleteRange => unary(asked, never, Api::delete_range),
+        Method::Txn => unary(asked, never, Api::txn),
+        Method::Compact => unary(asked, never, Api::compact),
+        Method::Watch => bidi(asked, Api::watch),
+        Method::LeaseGrant => unary(asked, never, Api::lease_grant),
+        Method::LeaseRevoke => unary(asked, never, Api::lease_revoke),
+        Method::LeaseKeepAlive => bidi(asked, Api::lease_keep_alive),
+        Method::LeaseTimeToLive => unary(asked, never, Api::lease_time_to_live),
+        Method::LeaseLeases => unary(asked, never, Api::lease_leases),
+        Method::MemberAdd => unary(asked, never, Api::member_add),
+        Method::MemberRemove => unary(asked, never, Api::member_remove),
+        Method::MemberUpdate => unary(asked, never, Api::member_update),
+        Method::MemberList => unary(asked, never, Api::member_list),
+        Method::MemberPromote => unary(asked, never, Api::member_promote),
+        Method::Alarm => unary(asked, never, Api::alarm),
+        Method::Status => unary(asked, |_| true, Api::status),
+        Method::MoveLeader => unary(asked, never, Api::move_leader),
+        Method::HashKv => unary(asked, never, Api::hash_kv),
+        Method::Hash => unary(asked, never, Api::hash),
+        Method::Snapshot => server_stream(asked, |_| true, Api::snapshot),
+        Method::Defragment => unary(asked, never, Api::defragment),
+        Method::Downgrade => unary(asked, never, Api::downgrade),
+        Method::Lock => unary(asked, never, Api::lock),
+        Method::Unlock => unary(asked, never, Api::unlock),
+        Method::Campaign => unary(asked, never, Api::campaign),
+        Method::Proclaim => unary(asked, never, Api::proclaim),
+        Method::Leader => unary(asked, never, Api::leader),
+        Method::Observe => server_stream(asked, never, Api::observe),
+        Method::Resign => unary(asked, never, Api::resign),
+        Method::HealthCheck => unary(asked, never, Api::health_check),
+        Method::HealthList => unary(asked, never, Api::health_list),
+        Method::HealthWatch => server_stream(asked, never, Api::health_watch),
+        Method::Reflection | Method::ReflectionAlpha => bidi(asked, Api::reflection),
     }
 }
 
@@ -380,13 +404,7 @@ fn now(response: Response<ApiBody>) -> Answer {
 }
 
 /// One message there, one back.
-fn unary<B, Q, A, F>(
-    api: Arc<Api>,
-    method: Method,
-    request: Request<B>,
-    learner_may: fn(&Q) -> bool,
-    handler: fn(Arc<Api>, Q) -> F,
-) -> Answer
+fn unary<B, Q, A, F>(asked: Asked<B>, learner_may: fn(&Q) -> bool, handler: fn(Arc<Api>, Q) -> F) -> Answer
 where
     B: Body<Data = Bytes, Error: Display> + Send + 'static,
     Q: Message + Default + 'static,
@@ -394,11 +412,16 @@ where
     F: Future<Output = Result<A, Status>> + Send + 'static,
 {
     Box::pin(async move {
-        let (request, mut running) = match accept(&api, method, request, learner_may).await {
+        let Asked { api, method, remote, request } = asked;
+        let Accepted { request, encoded, mut running } = match accept(&api, method, request, learner_may).await {
             Ok(accepted) => accepted,
             Err(status) => return Ok(grpc::refuse(status)),
         };
-        Ok(match handler(api, request).await.and_then(|answer| grpc::encode(&answer)) {
+        let watched = Watched::begin(&api.rt, method, encoded);
+        let answered = handler(Arc::clone(&api), request).await.and_then(|answer| grpc::encode(&answer));
+        let told = answered.as_ref().ok().map(|message| &message[grpc::PREFIX_BYTES..]);
+        watched.end(&api.rt, api.slow_after, remote.as_deref(), told);
+        Ok(match answered {
             Ok(message) => {
                 running.sent(message.len() - grpc::PREFIX_BYTES);
                 running.finish(Code::Ok);
@@ -414,9 +437,7 @@ where
 
 /// One message there, many back.
 fn server_stream<B, Q>(
-    api: Arc<Api>,
-    method: Method,
-    request: Request<B>,
+    asked: Asked<B>,
     learner_may: fn(&Q) -> bool,
     handler: fn(Arc<Api>, Q) -> Result<Messages, Status>,
 ) -> Answer
@@ -425,8 +446,9 @@ where
     Q: Message + Default + 'static,
 {
     Box::pin(async move {
+        let Asked { api, method, request, .. } = asked;
         let leader_lost = api.leader_watch.lost(wants_leader(request.headers()));
-        let (request, mut running) = match accept(&api, method, request, learner_may).await {
+        let Accepted { request, mut running, .. } = match accept(&api, method, request, learner_may).await {
             Ok(accepted) => accepted,
             Err(status) => return Ok(grpc::refuse(status)),
         };
@@ -452,15 +474,11 @@ fn until_lost(messages: Messages, leader_lost: LeaderLost) -> Messages {
 }
 
 /// Many messages each way. No learner streams.
-fn bidi<B>(
-    api: Arc<Api>,
-    method: Method,
-    request: Request<B>,
-    handler: fn(Arc<Api>, Incoming<B>, LeaderLost) -> Messages,
-) -> Answer
+fn bidi<B>(asked: Asked<B>, handler: fn(Arc<Api>, Incoming<B>, LeaderLost) -> Messages) -> Answer
 where
     B: Body<Data = Bytes, Error: Display> + Send + 'static,
 {
+    let Asked { api, method, request, .. } = asked;
     let (parts, body) = request.into_parts();
     if let Err(status) = grpc::check_encoding(&parts.headers) {
         return now(grpc::refuse(status));
@@ -508,13 +526,21 @@ where
     }
 }
 
+/// A call that this member answers.
+struct Accepted<Q> {
+    request: Q,
+    /// As it came.
+    encoded: Bytes,
+    running: Running,
+}
+
 /// How every call begins: its message is received and decoded, the call is counted, and this member may answer it now.
 async fn accept<B, Q>(
     api: &Api,
     method: Method,
     request: Request<B>,
     learner_may: fn(&Q) -> bool,
-) -> Result<(Q, Running), Status>
+) -> Result<Accepted<Q>, Status>
 where
     B: Body<Data = Bytes, Error: Display>,
     Q: Message + Default,
@@ -522,13 +548,12 @@ where
     let (parts, body) = request.into_parts();
     grpc::check_encoding(&parts.headers)?;
     let message = grpc::receive(body, api.message_bytes_max).await?;
-    let received_bytes = message.len();
-    let request: Q = grpc::decode(message)?;
-    let mut running = api.metrics.begin(method, received_bytes);
+    let request: Q = grpc::decode(message.clone())?;
+    let mut running = api.metrics.begin(method, message.len());
     if let Err(error) = api.admit(&parts.headers, learner_may(&request)) {
         let status = errors::status(error);
         running.finish(status.code());
         return Err(status);
     }
-    Ok((request, running))
+    Ok(Accepted { request, encoded: message, running })
 }

@@ -33,6 +33,8 @@ const REQUEST_BYTES_ADVISED: u64 = 10 * 1024 * 1024;
 /// etcd's time between notices to quiet watches, and the shortest that may be asked for.
 const WATCH_PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_secs(10 * 60);
 const WATCH_PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// etcd's time after which a call is slow.
+const SLOW_AFTER_DEFAULT: Duration = Duration::from_millis(300);
 /// How long requests in flight may go on after a signal. An operator's supervisor waits for the process to go.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
@@ -179,6 +181,7 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
                 origins: settings.words("cors").to_vec(),
                 hosts: settings.words("host-whitelist").to_vec(),
             },
+            slow_after: slow_after(settings),
             unwell_in_defragmentation: has_gate(settings, STOP_GRPC_SERVICE_ON_DEFRAG),
             ..ApiOptions::default()
         },
@@ -435,6 +438,10 @@ fn server_options(settings: &Settings) -> ServerOptions {
         keepalive_timeout: timeout.unwrap_or(default.keepalive_timeout),
         grace: STOP_GRACE,
     }
+}
+
+fn slow_after(settings: &Settings) -> Duration {
+    settings.duration("warning-unary-request-duration").positive().unwrap_or(SLOW_AFTER_DEFAULT)
 }
 
 fn watch_progress_interval(settings: &Settings) -> Duration {

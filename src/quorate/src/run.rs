@@ -199,9 +199,9 @@ impl Running {
                 "serving client traffic insecurely; this is strongly discouraged!"
             );
             let options: ServerOptions = self.config.server.clone();
-            let stop = self.stop_clients.subscribe();
-            let serving =
-                quorate_api::serve_with(self.rt.clone(), listener, self.api.for_traffic(traffic), stop, options);
+            let (stop, service) = (self.stop_clients.subscribe(), self.api.for_traffic(traffic));
+            let make = move |remote: &Address| service.for_remote(remote);
+            let serving = quorate_api::serve_each(self.rt.clone(), listener, make, stop, options);
             servers.push(spawn::spawn_with_result(&*self.rt, serving));
         }
         servers

@@ -32,7 +32,7 @@ use crate::body::ApiBody;
 use crate::grpc::{CONTENT_TYPE_GRPC, PREFIX_BYTES};
 use crate::method::Kind;
 use crate::plain::{self, JSON};
-use crate::service::{self, Api};
+use crate::service::{self, Api, Asked, Remote};
 
 /// Where the gateway's paths begin.
 const PREFIX: &str = "/v3/";
@@ -53,7 +53,7 @@ pub fn is_its_path(path: &str) -> bool {
 }
 
 /// Answers a request of [such a path](is_its_path).
-pub async fn answer<B>(api: Arc<Api>, parts: Parts, body: B) -> Response<ApiBody>
+pub async fn answer<B>(api: Arc<Api>, remote: Remote, parts: Parts, body: B) -> Response<ApiBody>
 where
     B: Body<Data = Bytes, Error: Display> + Send + 'static,
 {
@@ -70,14 +70,14 @@ where
     *request.headers_mut() = metadata(&parts.headers);
     if method.kind() == Kind::BidiStream {
         let (frames, failure) = streams::frames(body, types.clone(), limit_bytes);
-        let response = service::dispatch(api, method, request.map(|()| frames)).await;
+        let response = service::dispatch(Asked { api, method, remote, request: request.map(|()| frames) }).await;
         return streams::answer(response, types, failure).await;
     }
     let framed = match receive(body, limit_bytes).await.and_then(|text| types.frame(&text)) {
         Ok(framed) => framed,
         Err(status) => return refuse(&status),
     };
-    let response = service::dispatch(api, method, request.map(|()| Full::new(framed))).await;
+    let response = service::dispatch(Asked { api, method, remote, request: request.map(|()| Full::new(framed)) }).await;
     match method.kind() {
         Kind::Unary => told(response, &types),
         _ => streams::answer(response, types, streams::Failure::default()).await,

@@ -246,8 +246,7 @@ const LOGGING: &[Flag] = &[
         "When to rotate and what to keep.",
     )
     .missing("log rotation"),
-    flag("warning-unary-request-duration", Duration, "300ms", "Requests slower than this are logged.")
-        .no_effect("this version does not log slow requests"),
+    flag("warning-unary-request-duration", Duration, "300ms", "Requests slower than this are logged."),
 ];
 
 const TRACING: &[Flag] = &[

@@ -308,3 +308,21 @@ fn a_file_that_cannot_be_used_ends_the_start_with_its_place() {
     }
     assert!(!dir.path().join("default.etcd").exists());
 }
+
+#[test]
+fn calls_that_take_long_are_told_of_without_their_values() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(quorate(dir.path()).args(FREE_PORTS).arg("--warning-unary-request-duration=1ns"));
+    let client = serving(&mut daemon);
+    // "foo" and "secret".
+    let (head, _) = send(&client, "POST", "/v3/kv/put", r#"{"key":"Zm9v","value":"c2VjcmV0"}"#);
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let line = daemon.wait_for("request stats");
+    assert_eq!((&line["level"], &line["response type"]), (&"warn".into(), &"/etcdserverpb.KV/Put".into()));
+    assert_eq!(line["request content"], r#"key:"foo" value_size:6"#);
+    assert_eq!((&line["request count"], &line["request size"]), (&1.into(), &13.into()));
+    assert!(line["remote"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+    assert!(line["start time"].as_str().unwrap().starts_with("20"), "{line}");
+    daemon.signal("-INT");
+    assert_eq!(daemon.wait().0, Err(SIGINT));
+}
