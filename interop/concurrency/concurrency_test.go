@@ -67,23 +67,12 @@ func both(t *testing.T) [2]*server {
 
 // tellBothTheSame runs a story on both and compares what they were told.
 func tellBothTheSame(t *testing.T, story func(s *server)) {
+	t.Helper()
 	servers := both(t)
 	for _, s := range servers {
 		story(s)
 	}
-	theirs, ours := servers[0].told, servers[1].told
-	for number := range max(len(theirs), len(ours)) {
-		line := func(told []string) string {
-			if number < len(told) {
-				return told[number]
-			}
-			return "nothing"
-		}
-		if line(theirs) != line(ours) {
-			t.Errorf("line %d\netcd:    %s\nquorate: %s", number, line(theirs), line(ours))
-		}
-	}
-	t.Logf("%d answers compared", len(theirs))
+	daemon.CompareTold(t, servers[0].told, servers[1].told)
 }
 
 // A lease that the server chose, in a key.

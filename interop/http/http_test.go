@@ -87,19 +87,7 @@ func tellBothTheSame(t *testing.T, servers [2]*server, story func(s *server)) {
 	for _, s := range servers {
 		story(s)
 	}
-	theirs, ours := servers[0].told, servers[1].told
-	for number := range max(len(theirs), len(ours)) {
-		line := func(told []string) string {
-			if number < len(told) {
-				return told[number]
-			}
-			return "nothing"
-		}
-		if line(theirs) != line(ours) {
-			t.Errorf("answer %d\netcd:    %s\nquorate: %s", number, line(theirs), line(ours))
-		}
-	}
-	t.Logf("%d answers compared", len(theirs))
+	daemon.CompareTold(t, servers[0].told, servers[1].told)
 }
 
 type request struct {

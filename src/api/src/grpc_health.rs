@@ -25,19 +25,19 @@ impl Api {
         if request.service != SERVER {
             return Err(Status::not_found("unknown service"));
         }
-        Ok(answer(*self.serving.borrow()))
+        Ok(HealthCheckResponse { status: status_of(*self.unwell.borrow()) as i32 })
     }
 
     /// Health.List.
     pub async fn health_list(self: Arc<Self>, _: HealthListRequest) -> Result<HealthListResponse, Status> {
-        let serving = *self.serving.borrow();
-        Ok(HealthListResponse { statuses: BTreeMap::from([(SERVER.to_owned(), answer(serving))]) })
+        let server = HealthCheckResponse { status: status_of(*self.unwell.borrow()) as i32 };
+        Ok(HealthListResponse { statuses: BTreeMap::from([(SERVER.to_owned(), server)]) })
     }
 
     /// Health.Watch: the state now, and each that is another one.
     pub(crate) fn health_watch(self: Arc<Self>, request: HealthCheckRequest) -> Result<Messages, Status> {
         let is_known = request.service == SERVER;
-        let state = Watching { serving: self.serving.subscribe(), is_known, told: None, api: self };
+        let state = Watching { unwell: self.unwell.subscribe(), is_known, told: None, api: self };
         Ok(Box::pin(stream::try_unfold(state, |mut state| async move {
             let told = state.next().await?;
             let response = HealthCheckResponse { status: told as i32 };
@@ -46,17 +46,30 @@ impl Api {
     }
 }
 
-fn answer(is_serving: bool) -> HealthCheckResponse {
-    HealthCheckResponse { status: serving_status(is_serving) as i32 }
+fn status_of(unwell: usize) -> ServingStatus {
+    if unwell == 0 { ServingStatus::Serving } else { ServingStatus::NotServing }
 }
 
-fn serving_status(is_serving: bool) -> ServingStatus {
-    if is_serving { ServingStatus::Serving } else { ServingStatus::NotServing }
+/// As long as it lives the service says that nothing is served.
+pub struct Unwell(Arc<watch::Sender<usize>>);
+
+impl Unwell {
+    /// From now on.
+    pub fn begin(unwell: &Arc<watch::Sender<usize>>) -> Self {
+        unwell.send_modify(|count| *count += 1);
+        Self(Arc::clone(unwell))
+    }
+}
+
+impl Drop for Unwell {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 struct Watching {
     api: Arc<Api>,
-    serving: watch::Receiver<bool>,
+    unwell: watch::Receiver<usize>,
     is_known: bool,
     told: Option<ServingStatus>,
 }
@@ -65,7 +78,7 @@ impl Watching {
     async fn next(&mut self) -> Result<ServingStatus, Status> {
         loop {
             let now = match self.is_known {
-                true => serving_status(*self.serving.borrow_and_update()),
+                true => status_of(*self.unwell.borrow_and_update()),
                 false => ServingStatus::ServiceUnknown,
             };
             if self.told != Some(now) {
@@ -77,8 +90,24 @@ impl Watching {
                 () = self.api.draining() => return Err(status(Error::Stopped)),
                 () = self.api.member.stopping() => return Err(status(Error::Stopped)),
                 // The sender lives as long as the API.
-                _ = self.serving.changed() => {}
+                _ = self.unwell.changed() => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_serves_again_when_the_last_of_several_has_ended() {
+        let unwell = Arc::new(watch::Sender::new(0));
+        let status = || status_of(*unwell.borrow());
+        let (first, second) = (Unwell::begin(&unwell), Unwell::begin(&unwell));
+        drop(first);
+        assert_eq!(status(), ServingStatus::NotServing);
+        drop(second);
+        assert_eq!(status(), ServingStatus::Serving);
     }
 }

@@ -49,5 +49,5 @@ pub use access::Access;
 pub use body::{ApiBody, Messages};
 pub use debug::{Process, SetLogLevel, TellVariables};
 pub use peer::{PeerBody, PeerPort};
-pub use server::{BoxError, ServerOptions, serve, serve_each, serve_peers, serve_with};
+pub use server::{BoxError, ServerOptions, serve, serve_each, serve_peers};
 pub use service::{Api, ApiOptions, ApiService, Traffic, service};

@@ -15,6 +15,7 @@ use quorate_types::{Error, MemberId, Revision};
 use tonic::Status;
 
 use crate::errors::status;
+use crate::grpc_health::Unwell;
 use crate::kv::unexpected;
 use crate::plain::storage_version;
 use crate::service::Api;
@@ -91,7 +92,7 @@ impl Api {
     /// Maintenance.Defragment. Its answer has no header.
     pub async fn defragment(self: Arc<Self>, _: DefragmentRequest) -> Result<DefragmentResponse, Status> {
         tracing::info!("starting defragment");
-        let unwell = self.unwell_in_defragmentation.then(|| Unwell::begin(&self));
+        let unwell = self.unwell_in_defragmentation.then(|| Unwell::begin(&self.unwell));
         let done = self.member.defragment().await;
         drop(unwell);
         match done {
@@ -131,22 +132,6 @@ impl Api {
         let mut header = None;
         self.fill(&mut header);
         Ok(DowngradeResponse { header, version: self.member.cluster_version().unwrap_or_default() })
-    }
-}
-
-/// As long as it lives gRPC's health service says that nothing is served.
-struct Unwell(Arc<Api>);
-
-impl Unwell {
-    fn begin(api: &Arc<Api>) -> Self {
-        api.serving.send_replace(false);
-        Self(Arc::clone(api))
-    }
-}
-
-impl Drop for Unwell {
-    fn drop(&mut self) {
-        self.0.serving.send_replace(true);
     }
 }
 

@@ -67,7 +67,7 @@ impl Default for ServerOptions {
     }
 }
 
-/// [`serve_with`] with etcd's default options.
+/// [`serve_each`] with one service for all, and etcd's default options.
 pub async fn serve<S, B>(rt: Rt, listener: Box<dyn net::Listener>, service: S, shutdown: watch::Receiver<bool>)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -77,32 +77,14 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    serve_with(rt, listener, service, shutdown, ServerOptions::default()).await;
+    serve_each(rt, listener, move |_| service.clone(), shutdown, ServerOptions::default()).await;
 }
 
-/// Serves `service` on every connection that `listener` accepts, until `shutdown` is true. Returns once the last connection
-/// has ended, or its grace is over.
+/// Serves every connection that `listener` accepts, until `shutdown` is true, with the service that `make` has for who is at its
+/// other end. Returns once the last connection has ended, or its grace is over.
 ///
 /// The service is cloned for each request and must take a call at any time: `poll_ready` is not asked (those of tonic and
 /// axum are always ready).
-pub async fn serve_with<S, B>(
-    rt: Rt,
-    listener: Box<dyn net::Listener>,
-    service: S,
-    shutdown: watch::Receiver<bool>,
-    options: ServerOptions,
-) where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
-    serve_each(rt, listener, move |_| service.clone(), shutdown, options).await;
-}
-
-/// The same with a service for each connection: `make` is told who is at its other end.
 pub async fn serve_each<S, B>(
     rt: Rt,
     listener: Box<dyn net::Listener>,

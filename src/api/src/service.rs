@@ -115,8 +115,8 @@ pub struct Api {
     /// The largest request, with what is allowed around it.
     pub(crate) message_bytes_max: usize,
     pub(crate) has_gateway: bool,
-    /// What gRPC's health service says.
-    pub(crate) serving: watch::Sender<bool>,
+    /// How many things are going on during which gRPC's health service says that nothing is served.
+    pub(crate) unwell: Arc<watch::Sender<usize>>,
     pub(crate) unwell_in_defragmentation: bool,
     pub(crate) process: Process,
     slow_after: Duration,
@@ -144,7 +144,7 @@ impl Api {
             watch_progress_interval: options.watch_progress_interval,
             message_bytes_max,
             has_gateway: options.has_gateway,
-            serving: watch::Sender::new(true),
+            unwell: Arc::new(watch::Sender::new(0)),
             unwell_in_defragmentation: options.unwell_in_defragmentation,
             process: options.process,
             slow_after: options.slow_after,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use quorate_api::{ServerOptions, serve_with};
+use quorate_api::{ServerOptions, serve_each};
 use quorate_client::Connection;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_proto::etcdserverpb::kv_server::{Kv, KvServer};
@@ -79,7 +79,8 @@ impl Running {
         let (shutdown, asked) = watch::channel(false);
         let service = KvServer::from_arc(simple.clone());
         let options = ServerOptions { grace, ..Default::default() };
-        let ended = spawn_with_result(&**rt, serve_with(rt.clone(), listener, service, asked, options));
+        let make = move |_: &Address| service.clone();
+        let ended = spawn_with_result(&**rt, serve_each(rt.clone(), listener, make, asked, options));
         Self { address, simple, shutdown, ended }
     }
 

@@ -138,7 +138,8 @@ impl Running {
             tracing::info!(address = %listener.local_address(), "serving metrics");
             // Also while there is no cluster yet: that is when somebody asks why.
             let (service, stop) = (api.for_traffic(Traffic::Metrics), stop_peers.subscribe());
-            let serving = quorate_api::serve_with(rt.clone(), listener, service, stop, config.server.clone());
+            let make = move |_: &Address| service.clone();
+            let serving = quorate_api::serve_each(rt.clone(), listener, make, stop, config.server.clone());
             peer_servers.push(spawn::spawn_with_result(&*rt, serving));
         }
         tracing::info!(
