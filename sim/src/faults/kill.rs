@@ -25,7 +25,7 @@ impl Kill {
         Self {
             every: draw_mean_secs(dice, 8, 40),
             power: *dice.pick(&[60, 80, 100]),
-            down_ms_max: *dice.pick(&[5, 500, 3000]),
+            down_ms_max: *dice.pick(&[5, 500, 3000, 20_000]),
         }
     }
 }

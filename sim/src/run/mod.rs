@@ -304,6 +304,7 @@ fn is_eventful(options: &Options, stage: &Stage) -> bool {
 
 /// Puts everything right and lets every member run.
 fn heal(world: &World, cluster: &Arc<Cluster>) {
+    world.wakes.be_idle();
     world.net.mend_all();
     world.net.tune(|knobs| *knobs = NetKnobs::default());
     for machine in &cluster.machines {

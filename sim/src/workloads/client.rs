@@ -17,9 +17,12 @@ use crate::history::lock::{LockAnswer, LockRequest};
 use crate::history::{Answer, Outcome, Recorder, Request, Service, Ticket};
 use crate::workloads::link::Link;
 use crate::world::clock;
-use crate::world::cluster::client_machine;
+use crate::world::cluster::{MemberMachine, client_machine};
 use crate::world::dice::Dice;
 use crate::world::lock;
+
+/// A member that has so many revisions less than the newest is far behind.
+const FAR_BEHIND: i64 = 10;
 
 /// How a client behaves.
 #[derive(Clone, Debug)]
@@ -290,7 +293,38 @@ impl Client {
     /// A connection to a member drawn anew, beside the one that calls take.
     pub(super) async fn connection_to_any(&mut self) -> Option<Connection> {
         let address = self.dice.pick(&self.stage.cluster.members()).client_address();
+        self.connection_to(address).await
+    }
+
+    /// A connection to the member there, beside the one that calls take.
+    pub(super) async fn connection_to(&self, address: Address) -> Option<Connection> {
         within(self.options.timeout, Connection::connect(&self.rt, address)).await?.ok()
+    }
+
+    /// Where a member serves that runs and is far behind, as an operator sees on a dashboard.
+    pub(super) fn address_of_one_far_behind(&mut self) -> Option<Address> {
+        let mut behind = self.addresses_far_behind();
+        let drawn = self.dice.below(behind.len().max(1) as u64) as usize;
+        (drawn < behind.len()).then(|| behind.swap_remove(drawn))
+    }
+
+    /// True while the member there is.
+    pub(super) fn is_far_behind(&self, address: &Address) -> bool {
+        self.addresses_far_behind().contains(address)
+    }
+
+    fn addresses_far_behind(&self) -> Vec<Address> {
+        let newest = self.newest_revision();
+        let is_far_behind = |machine: &Arc<MemberMachine>| {
+            machine.member().is_some_and(|member| member.view().revision().0 + FAR_BEHIND < newest)
+        };
+        self.stage
+            .cluster
+            .members()
+            .iter()
+            .filter(|machine| is_far_behind(machine))
+            .map(|machine| machine.client_address())
+            .collect()
     }
 
     /// A call begins that is made otherwise.

@@ -32,15 +32,13 @@ const ROW_KEY_BYTES: usize = 17;
 /// How long one of its calls may take: they read or write everything.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A member that has so many revisions less than the newest is far behind.
-const FAR_BEHIND: i64 = 10;
-
-/// Most defragmentations of it in a row.
-const IN_A_ROW_MAX: u64 = 100;
+/// How soon somebody who insists asks again.
+const AGAIN: Duration = Duration::from_millis(5);
 
 /// See the module. Percentages of the actions; the rest are puts.
 pub struct Maintenance {
     defragments: u64,
+    insists: u64,
     saves: u64,
     questions: u64,
     /// Odds, in percent, that it takes its time over a piece of a snapshot.
@@ -51,6 +49,7 @@ impl Maintenance {
     pub(super) fn draw(dice: &mut Dice) -> Self {
         Self {
             defragments: dice.between(1, 15),
+            insists: *dice.pick(&[0, 5, 30]),
             saves: dice.between(1, 10),
             questions: dice.below(5),
             dawdles: *dice.pick(&[0, 0, 10]),
@@ -77,11 +76,12 @@ impl Maintenance {
     async fn step(&self, client: &mut Client) {
         let drawn = client.dice.below(100);
         if drawn < self.defragments {
-            let newest = client.newest_revision();
-            ask(client, async |maintenance| defragment(maintenance, newest).await).await;
-        } else if drawn < self.defragments + self.questions {
+            ask(client, async |maintenance| maintenance.defragment(pb::DefragmentRequest {}).await.map(drop)).await;
+        } else if drawn < self.defragments + self.insists {
+            insist(client).await;
+        } else if drawn < self.defragments + self.insists + self.questions {
             ask(client, async |maintenance| maintenance.hash(pb::HashRequest {}).await.map(drop)).await;
-        } else if drawn < self.defragments + self.questions + self.saves {
+        } else if drawn < self.defragments + self.insists + self.questions + self.saves {
             self.save(client).await;
         } else {
             let key = client.key();
@@ -140,19 +140,22 @@ impl Maintenance {
     }
 }
 
-/// A call whose answer says nothing that could be checked.
-/// Once; and again and again, for some time, if the member is far behind: an operator believes that this will help it.
-async fn defragment(maintenance: &mut MaintenanceClient<Connection>, newest: i64) -> Result<(), Status> {
-    for _ in 0..IN_A_ROW_MAX {
-        maintenance.defragment(pb::DefragmentRequest {}).await?;
-        let status = maintenance.status(pb::StatusRequest {}).await?.into_inner();
-        if status.header.is_some_and(|header| header.revision + FAR_BEHIND >= newest) {
-            break;
+/// Somebody believes that this helps a member that is far behind: defragments it again and again until it has caught up.
+async fn insist(client: &mut Client) {
+    let Some(address) = client.address_of_one_far_behind() else { return };
+    let until = clock::now().plus_nanos(PATIENCE.as_nanos() as u64);
+    while client.goes_on() && clock::now() < until && client.is_far_behind(&address) {
+        if let Some(connection) = client.connection_to(address.clone()).await {
+            let mut maintenance = MaintenanceClient::with_origin(connection.clone(), connection.origin());
+            while let Some(Ok(_)) = within(PATIENCE, maintenance.defragment(pb::DefragmentRequest {})).await
+                && client.is_far_behind(&address)
+            {}
         }
+        clock::sleep(AGAIN).await;
     }
-    Ok(())
 }
 
+/// A call whose answer says nothing that could be checked.
 /// Of any member, also of one that cannot serve now: maintenance is done to each.
 async fn ask(client: &mut Client, call: impl AsyncFnOnce(&mut MaintenanceClient<Connection>) -> Result<(), Status>) {
     if let Some(connection) = client.connection_to_any().await {

@@ -6,7 +6,8 @@
 //! woken is collected, and one dispatcher wakes them in order of their numbers. Whatever order tokio wakes its waiters in within
 //! one poll, madsim sees the same.
 //!
-//! Where processors are busy with other things, a task that is woken now and then waits for its turn, alone: all others go on.
+//! Where processors are busy with other things, a task that is woken now and then waits for its turn, alone: all others go on. Some
+//! tasks are unlucky: they have to wait far more often than others, as long as they live.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
@@ -33,6 +34,8 @@ struct State {
     woken: BTreeMap<u64, Waker>,
     dispatcher: Option<Waker>,
     busy: Option<Busy>,
+    /// See the module. A number is never used again.
+    unlucky: BTreeSet<u64>,
     /// Tasks that wait for their turn. They are woken then.
     stalled: BTreeSet<u64>,
 }
@@ -46,12 +49,28 @@ struct Busy {
 /// Stalls in a million wakes, for each percent that a processor is busy.
 const STALLS_PER_MILLION: u64 = 100;
 
-/// Longest time that a task or a job loses to other work at once.
+/// So many tasks of a hundred are unlucky.
+const UNLUCKY_PERCENT: u64 = 5;
+
+/// So much more often they have to wait, but not oftener than [`UNLUCKY_PER_MILLION_MAX`].
+const UNLUCKY_TIMES: u64 = 20;
+
+/// With more the unlucky one would hardly ever do anything.
+const UNLUCKY_PER_MILLION_MAX: u64 = 20_000;
+
+/// Longest time that a job loses to other work at once.
 const BUSY_MAX: Duration = Duration::from_millis(500);
+
+/// Longest time that a task waits for its turn.
+const STALL_MAX: Duration = Duration::from_secs(3);
 
 /// How long other work keeps a processor.
 pub fn busy_for(dice: &mut Dice) -> Duration {
-    Duration::from_nanos(dice.magnitude(1000, BUSY_MAX.as_nanos() as u64))
+    lost(dice, BUSY_MAX)
+}
+
+fn lost(dice: &mut Dice, max: Duration) -> Duration {
+    Duration::from_nanos(dice.magnitude(1000, max.as_nanos() as u64))
 }
 
 impl WakeOrder {
@@ -60,7 +79,11 @@ impl WakeOrder {
         let number = {
             let mut state = lock(&self.state);
             state.next_task += 1;
-            state.next_task
+            let number = state.next_task;
+            if state.busy.as_mut().is_some_and(|busy| busy.dice.percent(UNLUCKY_PERCENT)) {
+                state.unlucky.insert(number);
+            }
+            number
         };
         let bell = Arc::new(Bell { number, order: Arc::clone(self), task: Mutex::default() });
         OrderedTask { task, waker: Waker::from(Arc::clone(&bell)), bell }
@@ -71,11 +94,21 @@ impl WakeOrder {
         lock(&self.state).busy = Some(Busy { dice, per_million: percent * STALLS_PER_MILLION });
     }
 
+    /// From now on nobody waits for a processor.
+    pub fn be_idle(&self) {
+        lock(&self.state).busy = None;
+    }
+
     /// How long the task has to wait for its turn, if it has to.
     fn stalls(&self, task: u64) -> Option<Duration> {
         let mut state = lock(&self.state);
+        let is_unlucky = state.unlucky.contains(&task);
         let Busy { dice, per_million } = state.busy.as_mut()?;
-        let stall = dice.per_million(*per_million).then(|| busy_for(dice))?;
+        let mut odds = *per_million;
+        if is_unlucky {
+            odds = odds.max(UNLUCKY_PER_MILLION_MAX.min(odds * UNLUCKY_TIMES));
+        }
+        let stall = dice.per_million(odds).then(|| lost(dice, STALL_MAX))?;
         state.stalled.insert(task);
         Some(stall)
     }
@@ -157,6 +190,7 @@ impl Drop for OrderedTask {
     fn drop(&mut self) {
         // Wakers of a finished task may live on in queues; the task itself must not.
         *lock(&self.bell.task) = None;
+        lock(&self.bell.order.state).unlucky.remove(&self.bell.number);
     }
 }
 
@@ -187,7 +221,7 @@ mod tests {
             clock::sleep(Duration::from_millis(1)).await;
             let woken_at = clock::now();
             sender.send_replace(true);
-            clock::sleep(BUSY_MAX + Duration::from_millis(1)).await;
+            clock::sleep(STALL_MAX + Duration::from_millis(1)).await;
             let went_on = lock(&went_on).clone();
             assert_eq!(went_on.len(), 20, "each goes on, once");
             let times: BTreeSet<SimTime> = went_on.iter().map(|(_, at)| *at).collect();
