@@ -3,6 +3,9 @@
 //! By number: whoever decides has made at least as many revisions after the one that he compacts at. By age: the revision that
 //! he compacts at was there a whole period before, by the worst clock; a clock that leaps makes everything old. And a member that
 //! was not told to does not compact.
+//!
+//! Where a majority was lost for good, how new the history had been is known only as far as the survivor held it: what was decided
+//! by a newer revision is not judged.
 
 use std::time::Duration;
 
@@ -29,7 +32,10 @@ impl Checker for AutoCompactions {
         let Ok(truth) = case.truth() else { return Ok(()) };
         let existence = &truth.existence;
         for compaction in &evidence.auto_compactions {
+            let is_lost = |revision| evidence.losses.iter().any(|loss| loss.may_have_lost(compaction.at, revision));
             match kept {
+                Kept::Revision { kept, .. } if is_lost(compaction.revision + kept) => Ok(()),
+                Kept::Periodic(_) if is_lost(compaction.revision) => Ok(()),
                 Kept::Revision { kept, .. } => by_number(compaction, kept, existence),
                 Kept::Periodic(period) if !evidence.clocks.leapt => {
                     by_age(compaction, shortest(period, evidence.clocks.rate_ppm_max), existence)
@@ -68,6 +74,7 @@ mod tests {
     use super::super::doctored::*;
     use super::*;
     use crate::checkers;
+    use crate::history::DeclaredLoss;
     use crate::world::clock::SimTime;
 
     /// Revision `2 + n` is made from `2n` to `2n + 1` ms; then there is a pause of a second.
@@ -97,6 +104,23 @@ mod tests {
         assert_eq!(checkers::judge(&evidence(kept, &[(7, 2), (100, 8)])), []);
         assert!(verdict(kept, &[(100, 9)]).unwrap_err().contains("revision 11 was the newest"));
         assert!(verdict(kept, &[(5, 2)]).unwrap_err().contains("revision 4 was the newest"));
+    }
+
+    #[test]
+    fn what_a_lost_majority_had_made_is_not_known() {
+        let at = |ms: u64| SimTime::from_nanos(ms * 1_000_000);
+        let by_number = Some(Kept::Revision { kept: 3, interval: Duration::from_secs(1) });
+        let by_age = Some(Kept::Periodic(Duration::from_millis(12)));
+        for (kept, compacted, hides, does_not) in [(by_number, (6, 3), 5, 6), (by_age, (12, 3), 2, 3)] {
+            let mut lost = evidence(kept, &[compacted]);
+            assert!(AutoCompactions.check(&Case::of(&lost)).is_err());
+            lost.losses = vec![DeclaredLoss { at: at(500), revision: hides }];
+            assert_eq!(AutoCompactions.check(&Case::of(&lost)), Ok(()), "{kept:?}");
+            lost.losses = vec![DeclaredLoss { at: at(500), revision: does_not }];
+            assert!(AutoCompactions.check(&Case::of(&lost)).is_err(), "the survivor held that: {kept:?}");
+            lost.losses = vec![DeclaredLoss { at: at(1), revision: hides }];
+            assert!(AutoCompactions.check(&Case::of(&lost)).is_err(), "it was decided afterwards: {kept:?}");
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ use crate::history::election::{ElectionCall, Observation};
 use crate::history::lease::LeaseCall;
 use crate::history::lock::LockCall;
 use crate::history::watch::Watch;
-use crate::history::{Call, Operation, RevisionDiff, election};
+use crate::history::{Call, DeclaredLoss, Operation, RevisionDiff, election};
 use crate::world::clock::{ClockErrors, SimTime};
 
 /// Everything that a run leaves to be judged.
@@ -62,6 +62,8 @@ pub struct Evidence {
     pub kept: Option<quorate_member::AutoCompaction>,
     /// When they have begun to compact by themselves.
     pub auto_compactions: Vec<AutoCompaction>,
+    /// What was lost with a majority, in order.
+    pub losses: Vec<DeclaredLoss>,
     /// When members were killed, in order.
     pub crashes: Vec<SimTime>,
     /// When all faults had ended.

@@ -184,6 +184,13 @@ pub struct DeclaredLoss {
     pub revision: i64,
 }
 
+impl DeclaredLoss {
+    /// True if at `at` there may have been a revision `revision` that is lost: what bears that number later is another one.
+    pub fn may_have_lost(&self, at: SimTime, revision: i64) -> bool {
+        at < self.at && revision > self.revision
+    }
+}
+
 /// What one revision changed, as seen by reading the whole store at it and at the one before: key → encoded KeyValue, or
 /// `None` for a deletion.
 pub type RevisionDiff = BTreeMap<Bytes, Option<Bytes>>;
@@ -213,7 +220,7 @@ impl Recorded {
     /// It was answered before a loss was declared, and the survivor does not hold what it tells of.
     fn is_lost(&self, operation: &Operation) -> bool {
         let revision = operation.answer().map_or(0, Answer::revision);
-        self.losses.iter().any(|loss| operation.end < loss.at && revision > loss.revision)
+        self.losses.iter().any(|loss| loss.may_have_lost(operation.end, revision))
     }
 
     /// These calls; of those that ended before a loss was declared nobody knows whether what they did has lasted.
@@ -406,6 +413,11 @@ impl Recorder {
         let is_kept = |watch: &&watch::Watch| state.losses.iter().all(|loss| watch.start >= loss.at);
         let until_now = |watch: &watch::Watch| watch::Watch { end: watch.end.min(clock::now()), ..watch.clone() };
         state.watches.iter().filter(is_kept).map(until_now).collect()
+    }
+
+    /// What was declared as lost, in order.
+    pub fn losses(&self) -> Vec<DeclaredLoss> {
+        lock(&self.state).losses.clone()
     }
 
     /// Every tapped revision.

@@ -213,6 +213,7 @@ async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Repor
         committed: witness::requests(),
         kept: plan.limits.settings.auto_compaction,
         auto_compactions: log.auto_compactions(),
+        losses: recorder.losses(),
         clocks: cluster.machines.iter().fold(ClockErrors::default(), |worst, machine| worst.or(machine.clock.errors())),
         taps: recorder.taps(),
         crashes: cluster.crashes(),

@@ -269,9 +269,8 @@ impl Node {
 
     /// One heartbeat interval passed.
     pub fn tick(&mut self) {
-        if self.is_installing() {
-            // raft-rs would look for changes of members among entries that are not there, and give up. Others may still be
-            // voted for: the time since the leader was heard of goes on.
+        if !self.may_lead() {
+            // Others may still be voted for: the time since the leader was heard of goes on.
             let raft = &mut self.raw.raft;
             raft.election_elapsed = (raft.election_elapsed + 1).min(raft.election_timeout());
         } else {
@@ -286,7 +285,7 @@ impl Node {
         let raft = &self.raw.raft;
         // Raft refuses to campaign while a committed configuration change may be still to be applied.
         let is_caught_up = raft.raft_log.applied >= raft.raft_log.committed;
-        if is_caught_up && raft.leader_id == raft::INVALID_ID && self.status().is_sole_voter {
+        if is_caught_up && self.may_lead() && raft.leader_id == raft::INVALID_ID && self.status().is_sole_voter {
             // An error would mean that we lead already.
             let _ = self.raw.campaign();
             self.keep_election_timeout();
@@ -332,11 +331,16 @@ impl Node {
         taken
     }
 
-    /// A snapshot was received that the state does not come from, yet. Until then this member cannot lead (etcd's raft,
-    /// `promotable`).
-    fn is_installing(&self) -> bool {
+    /// False while this member must not stand for election; raft-rs would break off if it did.
+    ///
+    /// A snapshot was received that the state does not come from, yet: raft-rs would look for changes of members among entries
+    /// that are not there (etcd's raft, `promotable`). Or a sole voter's log is not all on disk, yet: who leads must have it
+    /// there, and the votes of others are asked for only then, but the own one is enough at once.
+    fn may_lead(&self) -> bool {
         let log = &self.raw.raft.raft_log;
-        log.applied + 1 < log.first_index()
+        let is_installing = log.applied + 1 < log.first_index();
+        let wins_too_soon = self.configuration.is_sole_voter && log.persisted < log.last_index();
+        !is_installing && !wins_too_soon
     }
 
     /// Takes a peer's message. What does not concern us any more (answers of strangers, old terms, proposals that nobody can
@@ -350,7 +354,7 @@ impl Node {
         if message.get_msg_type() == MessageType::MsgRequestPreVote && bug!("pre-vote-despite-a-leader") {
             self.raw.raft.election_elapsed = self.election_ticks;
         }
-        if message.get_msg_type() == MessageType::MsgTimeoutNow && self.is_installing() {
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && !self.may_lead() {
             return Ok(());
         }
         // Errors mean: not for us, or not now.

@@ -158,3 +158,37 @@ fn who_installs_a_snapshot_does_not_want_to_lead_but_votes() {
     }
     assert_eq!(node.raw.raft.state, StateRole::PreCandidate);
 }
+
+#[test]
+fn a_sole_voter_leads_once_its_log_is_on_disk() {
+    const LEADER: u64 = 7;
+    let mut node = founder();
+    settle(&mut node);
+    let message = |kind: raftpb::MessageType| raftpb::Message {
+        r#type: Some(kind as i32),
+        to: Some(ME.0),
+        from: Some(LEADER),
+        term: Some(5),
+        ..raftpb::Message::default()
+    };
+    // The leader's last words: it has left the cluster, and its successor is alone.
+    let entry = raftpb::Entry { r#type: Some(0), term: Some(5), index: Some(2), data: None };
+    let append = raftpb::Message {
+        index: Some(1),
+        log_term: Some(1),
+        commit: Some(1),
+        entries: vec![entry],
+        ..message(raftpb::MessageType::MsgApp)
+    };
+    node.step(append).unwrap();
+    let work = node.take_work().unwrap();
+    assert_eq!(work.entries.len(), 1);
+    node.step(message(raftpb::MessageType::MsgTimeoutNow)).unwrap();
+    for _ in 0..100 {
+        node.tick();
+    }
+    assert_eq!((node.status().term, node.raw.raft.state), (Term(5), StateRole::Follower));
+    node.on_persisted(work.number);
+    node.tick();
+    assert_eq!((node.status().term, node.raw.raft.state), (Term(6), StateRole::Leader));
+}
