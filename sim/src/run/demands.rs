@@ -21,6 +21,7 @@ pub const MARKS: &[&str] = &[
     "file_freed_in_steps",
     "flush_waited_for_room",
     "leader_asked_about_a_lease",
+    "leader_with_a_hanging_disk_lets_go",
     "lease_count_begins",
     "lease_ended",
     "membership_change_refused",

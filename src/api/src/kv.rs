@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use prost::Message;
+use quorate_member::Operation;
 use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
 use quorate_proto::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
@@ -41,13 +42,33 @@ impl Api {
     /// KV.Range.
     pub async fn range(self: Arc<Self>, request: RangeRequest) -> Result<RangeResponse, Status> {
         check::range(&request).map_err(status)?;
-        if !request.serializable {
-            self.member.linearize().await.map_err(status)?;
-        }
-        let mut response = self.member.view().range(&request).map_err(|failure| self.read_failed(failure))?;
-        self.member.metrics().ranges.inc();
-        self.fill(&mut response.header);
-        Ok(response)
+        self.reading(Operation::Range, async {
+            if !request.serializable {
+                self.member.linearize().await.map_err(status)?;
+            }
+            let begun_at = self.rt.mono_now();
+            let read = self.member.view().range(&request);
+            self.member.metrics().times.range_read(read.is_ok(), self.rt.mono_now() - begun_at);
+            let mut response = read.map_err(|failure| self.read_failed(failure))?;
+            self.member.metrics().ranges.inc();
+            self.fill(&mut response.header);
+            Ok(response)
+        })
+        .await
+    }
+
+    /// Counts the time of a read, and tells of it in the log if it was slow.
+    async fn reading<T>(
+        &self,
+        operation: Operation,
+        read: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let begun_at = self.rt.mono_now();
+        let result = read.await;
+        let (times, took) = (&self.member.metrics().times, self.rt.mono_now() - begun_at);
+        times.answered(operation, result.is_ok(), took);
+        times.warn_if_slow(operation, took, self.member.config().warning_apply_duration, 0);
+        result
     }
 
     /// KV.RangeStream: the answer of Range in pieces, as encoded messages.
@@ -111,12 +132,15 @@ impl Api {
     }
 
     async fn read_txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
-        if !check::is_serializable(&request) {
-            self.member.linearize().await.map_err(status)?;
-        }
-        let mut response = self.member.view().read_txn(&request).map_err(|failure| self.read_failed(failure))?;
-        self.fill(&mut response.header);
-        Ok(response)
+        self.reading(Operation::ReadonlyTxn, async {
+            if !check::is_serializable(&request) {
+                self.member.linearize().await.map_err(status)?;
+            }
+            let mut response = self.member.view().read_txn(&request).map_err(|failure| self.read_failed(failure))?;
+            self.fill(&mut response.header);
+            Ok(response)
+        })
+        .await
     }
 
     /// KV.Compact. A physical one answers once this member has removed the rows.

@@ -3,12 +3,16 @@
 //! The names are those of etcd and of the gRPC library under it. Calls that never became a request (unknown method, too
 //! large, not protobuf) are not counted, as there.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use http::HeaderMap;
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use quorate_runtime::Rt;
+use quorate_runtime::clock::MonoTime;
 use tonic::Code;
 
-use crate::method::Method;
+use crate::method::{Kind, Method};
 
 /// gRPC's codes by number, as the metrics name them.
 const CODE_NAMES: [&str; 17] = [
@@ -34,6 +38,9 @@ const CODE_NAMES: [&str; 17] = [
 /// The API's counters.
 pub struct Metrics {
     methods: Vec<MethodCounters>,
+    /// Whose clock measures how long calls take, if anybody wants to know.
+    clock: Option<Rt>,
+    clients: ClientVersions,
     received_bytes: IntCounter,
     sent_bytes: IntCounter,
     pub(crate) health_success: IntCounter,
@@ -106,19 +113,57 @@ impl WatchMetrics {
     }
 }
 
+/// Which versions of the API clients say that they speak, in the header `client-api-version`.
+struct ClientVersions {
+    requests: IntCounterVec,
+    /// Of calls of one message each way, and of others.
+    by_version: RwLock<BTreeMap<String, [IntCounter; 2]>>,
+}
+
+impl ClientVersions {
+    const HEADER: &str = "client-api-version";
+    const UNKNOWN: &str = "unknown";
+    /// Beyond so many whoever names another one counts as unknown: the label is the client's to choose, the memory is ours.
+    const MOST: usize = 50;
+    const LONGEST_BYTES: usize = 32;
+
+    fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let requests = IntCounterVec::new(
+            Opts::new("etcd_server_client_requests_total", "Requests by the version that clients speak."),
+            &["type", "client_api_version"],
+        )?;
+        registry.register(Box::new(requests.clone()))?;
+        Ok(Self { requests, by_version: RwLock::default() })
+    }
+
+    fn count(&self, kind: Kind, headers: &HeaderMap) {
+        let named = headers.get(Self::HEADER).and_then(|version| version.to_str().ok());
+        let version = named.filter(|version| version.len() <= Self::LONGEST_BYTES).unwrap_or(Self::UNKNOWN);
+        let counter = usize::from(kind != Kind::Unary);
+        if let Some(counters) = self.by_version.read().unwrap_or_else(PoisonError::into_inner).get(version) {
+            return counters[counter].inc();
+        }
+        let mut by_version = self.by_version.write().unwrap_or_else(PoisonError::into_inner);
+        let version = if by_version.len() < Self::MOST { version } else { Self::UNKNOWN };
+        let made = || ["unary", "stream"].map(|kind| self.requests.with_label_values(&[kind, version]));
+        by_version.entry(version.to_owned()).or_insert_with(made)[counter].inc();
+    }
+}
+
 struct MethodCounters {
     started: IntCounter,
     messages_received: IntCounter,
     messages_sent: IntCounter,
     handled: Vec<IntCounter>,
+    seconds: Option<Histogram>,
 }
 
 impl Metrics {
-    /// All counters, registered with `registry`, all methods and codes preset to 0.
+    /// All counters, registered with `registry`, all methods and codes preset to 0. With a `clock`, how long calls take, too.
     ///
     /// # Errors
     /// If `registry` has one of them already.
-    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+    pub fn register(registry: &Registry, clock: Option<Rt>) -> prometheus::Result<Self> {
         let by_method = ["grpc_type", "grpc_service", "grpc_method"];
         let by_code = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
         let started = IntCounterVec::new(
@@ -143,6 +188,18 @@ impl Metrics {
         for vector in [&started, &handled, &messages_received, &messages_sent] {
             registry.register(Box::new(vector.clone()))?;
         }
+        let seconds = match clock {
+            Some(_) => {
+                let opts = HistogramOpts::new(
+                    "grpc_server_handling_seconds",
+                    "Histogram of response latency (seconds) of gRPC that had been application-level handled by the server.",
+                );
+                let seconds = HistogramVec::new(opts, &by_method)?;
+                registry.register(Box::new(seconds.clone()))?;
+                Some(seconds)
+            }
+            None => None,
+        };
         let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
             let counter = IntCounter::new(name, help)?;
             registry.register(Box::new(counter.clone()))?;
@@ -161,6 +218,7 @@ impl Metrics {
                     started: started.with_label_values(&labels),
                     messages_received: messages_received.with_label_values(&labels),
                     messages_sent: messages_sent.with_label_values(&labels),
+                    seconds: seconds.as_ref().map(|seconds| seconds.with_label_values(&labels)),
                     handled: CODE_NAMES
                         .iter()
                         .map(|code| handled.with_label_values(&[labels[0], labels[1], labels[2], code]))
@@ -170,6 +228,8 @@ impl Metrics {
             .collect();
         Ok(Self {
             methods,
+            clock,
+            clients: ClientVersions::register(registry)?,
             received_bytes: counter(
                 "etcd_network_client_grpc_received_bytes_total",
                 "The total number of bytes received from grpc clients.",
@@ -187,16 +247,18 @@ impl Metrics {
     }
 
     /// A call of `method` began with a message of `received_bytes`.
-    pub fn begin(self: &Arc<Self>, method: Method, received_bytes: usize) -> Running {
-        let running = self.begin_stream(method);
+    pub fn begin(self: &Arc<Self>, method: Method, headers: &HeaderMap, received_bytes: usize) -> Running {
+        let running = self.begin_stream(method, headers);
         running.received_counter().add(received_bytes);
         running
     }
 
     /// A call of `method` began, whose messages come later.
-    pub fn begin_stream(self: &Arc<Self>, method: Method) -> Running {
+    pub fn begin_stream(self: &Arc<Self>, method: Method, headers: &HeaderMap) -> Running {
         self.methods[method as usize].started.inc();
-        Running { metrics: self.clone(), method, finished: false }
+        self.clients.count(method.kind(), headers);
+        let begun_at = self.clock.as_ref().map(|clock| clock.mono_now());
+        Running { metrics: self.clone(), method, begun_at, finished: false }
     }
 }
 
@@ -204,6 +266,8 @@ impl Metrics {
 pub struct Running {
     metrics: Arc<Metrics>,
     method: Method,
+    /// If somebody wants to know how long it takes.
+    begun_at: Option<MonoTime>,
     finished: bool,
 }
 
@@ -228,7 +292,12 @@ impl Running {
     pub fn finish(&mut self, code: Code) {
         if !self.finished {
             self.finished = true;
-            self.metrics.methods[self.method as usize].handled[code as usize].inc();
+            let method = &self.metrics.methods[self.method as usize];
+            method.handled[code as usize].inc();
+            if let (Some(seconds), Some(clock), Some(begun_at)) = (&method.seconds, &self.metrics.clock, self.begun_at)
+            {
+                seconds.observe((clock.mono_now() - begun_at).as_secs_f64());
+            }
         }
     }
 }
@@ -265,7 +334,7 @@ mod tests {
     #[test]
     fn all_methods_and_codes_are_there_from_the_start() {
         let registry = Registry::new();
-        Metrics::register(&registry).unwrap();
+        Metrics::register(&registry, None).unwrap();
         for method in Method::ALL {
             let labels = format!(
                 "grpc_method=\"{}\",grpc_service=\"{}\",grpc_type=\"{}\"",
@@ -284,12 +353,13 @@ mod tests {
     #[test]
     fn a_call_is_counted_once_with_how_it_ended() {
         let registry = Registry::new();
-        let metrics = Arc::new(Metrics::register(&registry).unwrap());
-        let mut fine = metrics.begin(Method::Put, 100);
+        let metrics = Arc::new(Metrics::register(&registry, None).unwrap());
+        let headers = HeaderMap::new();
+        let mut fine = metrics.begin(Method::Put, &headers, 100);
         fine.sent(30);
         fine.finish(Code::Ok);
         drop(fine);
-        drop(metrics.begin(Method::Put, 10));
+        drop(metrics.begin(Method::Put, &headers, 10));
         let labels = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
         let read = |line: &str| value(&registry, line).unwrap();
         assert_eq!(read(&format!("grpc_server_started_total{{{labels}}}")), "2");
@@ -297,5 +367,46 @@ mod tests {
         assert_eq!(read(&format!("grpc_server_handled_total{{grpc_code=\"Canceled\",{labels}}}")), "1");
         assert_eq!(read("etcd_network_client_grpc_received_bytes_total"), "110");
         assert_eq!(read("etcd_network_client_grpc_sent_bytes_total"), "30");
+        assert_eq!(value(&registry, &format!("grpc_server_handling_seconds_count{{{labels}}}")), None);
+    }
+
+    #[test]
+    fn clients_are_counted_by_their_version_and_not_more_of_them_than_there_is_room_for() {
+        let registry = Registry::new();
+        let metrics = Arc::new(Metrics::register(&registry, None).unwrap());
+        let count = |method, version: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ClientVersions::HEADER, version.parse().unwrap());
+            drop(metrics.begin_stream(method, &headers));
+        };
+        count(Method::Put, "3.7");
+        count(Method::Range, "3.7");
+        count(Method::Watch, "3.7");
+        drop(metrics.begin_stream(Method::Put, &HeaderMap::new()));
+        count(Method::Put, &"x".repeat(33));
+        let read = |version: &str, kind: &str| {
+            let labels = format!("client_api_version=\"{version}\",type=\"{kind}\"");
+            value(&registry, &format!("etcd_server_client_requests_total{{{labels}}}")).unwrap()
+        };
+        assert_eq!((read("3.7", "unary"), read("3.7", "stream")), ("2".to_owned(), "1".to_owned()));
+        assert_eq!(read("unknown", "unary"), "2");
+        (0..100).for_each(|number| count(Method::Put, &format!("4.{number}")));
+        assert_eq!(read("unknown", "unary"), "54", "with two there was room for 48 more");
+        count(Method::Put, "3.7");
+        assert_eq!(read("3.7", "unary"), "3");
+    }
+
+    #[test]
+    fn who_wants_to_know_is_told_how_long_calls_take() {
+        let registry = Registry::new();
+        let rt = quorate_runtime_tokio::TokioRuntime::run(1, async |rt| rt);
+        let metrics = Arc::new(Metrics::register(&registry, Some(rt)).unwrap());
+        drop(metrics.begin(Method::Put, &HeaderMap::new(), 100));
+        let labels = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
+        let count = value(&registry, &format!("grpc_server_handling_seconds_count{{{labels}}}"));
+        assert_eq!(count.as_deref(), Some("1"));
+        let labels = labels.replace("Put", "Range");
+        let count = value(&registry, &format!("grpc_server_handling_seconds_count{{{labels}}}"));
+        assert_eq!(count.as_deref(), Some("0"), "preset");
     }
 }

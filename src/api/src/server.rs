@@ -3,7 +3,8 @@
 //! 1. [`serve`] accepts. Each connection is handed, still without a stream, to the next reactor in turn; there the stream is
 //!    made, so that the connection and all its requests live on that reactor and wake each other without a system call.
 //! 2. The first bytes tell the protocol: HTTP/2's preface (gRPC with prior knowledge), or HTTP/1.1. Both get the same service.
-//!    An authority that is a URL, as etcdctl 3.4 sends it, is made one on the way ([`AuthorityFilter`]).
+//!    An authority that is a URL, as etcdctl 3.4 sends it, is made one on the way ([`AuthorityFilter`]); who pings too often is
+//!    cut off ([`PingLimit`]).
 //! 3. When `shutdown` turns true (or its sender is gone) the listener closes, connections are told to finish (GOAWAY, or no
 //!    more keep-alive), requests in flight get [`ServerOptions::grace`], and what is still there then is cut off.
 //!
@@ -22,7 +23,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::server::conn::auto;
-use quorate_http::{AuthorityFilter, Executor, HyperStream, Timer};
+use quorate_http::{AuthorityFilter, Executor, HyperStream, PingLimit, Timer};
 use quorate_raft::transport::{READ_LIMIT, WriteLimit};
 use quorate_runtime::sync::{mpsc, watch};
 use quorate_runtime::{BoxFuture, Rt, clock, net, select};
@@ -52,6 +53,8 @@ pub struct ServerOptions {
     pub keepalive_interval: Option<Duration>,
     /// A ping unanswered for so long ends the connection (etcd's `--grpc-keepalive-timeout`).
     pub keepalive_timeout: Duration,
+    /// Least time between two pings of a client (etcd's `--grpc-keepalive-min-time`).
+    pub keepalive_min_time: Duration,
     /// How long requests in flight may go on after shutdown was asked for.
     pub grace: Duration,
 }
@@ -62,6 +65,7 @@ impl Default for ServerOptions {
             max_concurrent_streams: u32::MAX,
             keepalive_interval: Some(Duration::from_secs(2 * 60 * 60)),
             keepalive_timeout: Duration::from_secs(20),
+            keepalive_min_time: Duration::from_secs(5),
             grace: Duration::from_secs(5),
         }
     }
@@ -100,14 +104,17 @@ pub async fn serve_each<S, B>(
     B::Error: Into<BoxError>,
 {
     let builder = connection_builder(&rt, &options);
+    let (clock, grace) = (rt.clone(), options.grace);
     let serve_one = move |stream, phase, peer| -> BoxFuture<'static, ()> {
         let (builder, service) = (builder.clone(), Calls(make(&peer)));
+        let clock = clock.clone();
+        let stream = PingLimit::new(stream, options.keepalive_min_time, move || clock.mono_now());
         Box::pin(async move {
             let connection = builder.serve_connection(HyperStream::new(AuthorityFilter::new(stream)), service);
             drive(pin!(connection), auto::Connection::graceful_shutdown, phase, &peer).await;
         })
     };
-    accept(rt, listener, shutdown, options.grace, serve_one).await;
+    accept(rt, listener, shutdown, grace, serve_one).await;
 }
 
 /// Serves members: HTTP/1.1 alone, as etcd's peer port does. A write that a peer does not take for [`WRITE_LIMIT`] ends its

@@ -61,6 +61,8 @@ pub struct ApiOptions {
     pub unwell_in_defragmentation: bool,
     /// A call of one answer that takes longer gets a line in the log (`--warning-unary-request-duration`).
     pub slow_after: Duration,
+    /// Metrics tell how long gRPC's calls take (`--metrics=extensive`).
+    pub has_latencies: bool,
     /// The process around the member.
     pub process: Process,
 }
@@ -100,6 +102,7 @@ impl Default for ApiOptions {
             access: Access::default(),
             unwell_in_defragmentation: false,
             slow_after: Duration::from_millis(300),
+            has_latencies: false,
             process: Process::default(),
         }
     }
@@ -130,7 +133,8 @@ impl Api {
     /// The API of `member`.
     pub fn new(rt: Rt, member: Member, options: ApiOptions) -> Arc<Self> {
         let registry = Registry::new();
-        let metrics = Metrics::register(&registry).expect("an empty registry takes distinct names");
+        let clock = options.has_latencies.then(|| Rt::clone(&rt));
+        let metrics = Metrics::register(&registry, clock).expect("an empty registry takes distinct names");
         let message_bytes_max = member.config().max_request_bytes + MESSAGE_OVERHEAD_BYTES;
         let mut registries = options.registries;
         registries.push(registry);
@@ -483,7 +487,7 @@ where
     if let Err(status) = grpc::check_encoding(&parts.headers) {
         return now(grpc::refuse(status));
     }
-    let mut running = api.metrics.begin_stream(method);
+    let mut running = api.metrics.begin_stream(method, &parts.headers);
     if let Err(error) = api.admit(&parts.headers, false) {
         let status = errors::status(error);
         running.finish(status.code());
@@ -549,7 +553,7 @@ where
     grpc::check_encoding(&parts.headers)?;
     let message = grpc::receive(body, api.message_bytes_max).await?;
     let request: Q = grpc::decode(message.clone())?;
-    let mut running = api.metrics.begin(method, message.len());
+    let mut running = api.metrics.begin(method, &parts.headers, message.len());
     if let Err(error) = api.admit(&parts.headers, learner_may(&request)) {
         let status = errors::status(error);
         running.finish(status.code());

@@ -79,7 +79,7 @@ fn a_server_that_drains_ends_what_waits() {
             served.expect_queued("door", 2).await;
             served.service.drain();
         });
-        let (waited, ()) = futures_util::join!(locks.lock(ask(2)), drain);
+        let (waited, ()) = quorate_runtime::join!(locks.lock(ask(2)), drain);
         // As what has passed through a client, from etcd, too.
         let status = waited.expect_err("it does not own the lock");
         assert_eq!((status.code(), status.message()), (Code::Unknown, Error::Stopped.message()));

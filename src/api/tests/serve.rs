@@ -294,3 +294,28 @@ fn a_server_whose_owner_is_gone_ends() {
         within(&rt, SOON, "the end of the server", ended).await.unwrap();
     });
 }
+
+#[test]
+fn who_pings_all_the_time_is_told_to_be_calm_and_cut_off() {
+    TokioRuntime::run(1, async |rt| {
+        let running = Running::start(&rt, SOON).await;
+        let mut client = running.client(&rt).await;
+        client.put(put("before")).await.unwrap();
+        let mut stream = running.stream(&rt).await;
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        let mut received = Vec::new();
+        for number in 0..10 {
+            if stream.write_all(b"\0\0\x08\x06\0\0\0\0\0pingping").await.is_err() {
+                assert!(number > 3, "cut off after {number} pings");
+                break;
+            }
+            rt.sleep(Duration::from_millis(20)).await;
+        }
+        // The server may have closed with pings unread, which ends the stream with an error.
+        let _ = within(&rt, SOON, "the end", stream.read_to_end(&mut received)).await;
+        let text = String::from_utf8_lossy(&received);
+        assert!(text.contains("too_many_pings"), "{text:?}");
+        assert_eq!(text.matches("pingping").count(), 3, "three were answered");
+        client.put(put("after")).await.unwrap();
+    });
+}

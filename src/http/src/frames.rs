@@ -6,7 +6,8 @@
 //! parser, which sees the same bytes, and where the walk goes from there no longer matters. A connection that does not open
 //! with the preface is not HTTP/2, and the walk over it is one comparison a read.
 
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What the client of an HTTP/2 connection sends first (RFC 9113, section 3.4).
+pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEADER_BYTES: usize = 9;
 const PRIORITY_BYTES: u8 = 5;
 

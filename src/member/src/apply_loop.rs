@@ -34,7 +34,7 @@ use crate::gates::Gates;
 use crate::incoming::{self, Replaced};
 use crate::leases::{self, Lessor};
 use crate::membership::follow::Following;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Operation};
 use crate::peers::Peers;
 use crate::shared::{FromApply, Published, StateQuestion, StopReason, Stopping, ToApply, Waiter};
 use crate::watches::Watches;
@@ -215,6 +215,7 @@ impl ApplyLoop {
     /// Goes on from the database that was built from a snapshot. Readers see the new state at once, and as a whole.
     async fn install(&mut self, index: LogIndex) -> Result<(), StoreError> {
         let (rt, config, options) = (self.rt.clone(), self.member.config().clone(), self.store_options.clone());
+        self.metrics.snapshot_applies.set(1);
         let opened = spawn::run_on(&*self.worker, move || {
             let path = config.database_path();
             let old_file = incoming::switch(&rt, &config, index).map_err(|source| StoreError::Io {
@@ -233,6 +234,7 @@ impl ApplyLoop {
         let view = self.store.reader().view();
         self.follow_membership();
         self.published.applied.store(index.0, Ordering::Release);
+        self.metrics.snapshot_applies.set(0);
         mark!("snapshot_installed");
         tracing::info!(index = index.0, revision = view.revision().0, "installed a snapshot");
         Ok(())
@@ -389,6 +391,8 @@ impl ApplyLoop {
             }
         };
         let lease_change = leases::Change::of(&command);
+        let operation = operation(&command);
+        let start = self.rt.mono_now();
         let mut progress = self.store.start(index, term, command)?;
         let Outcome { result, over_quota } = loop {
             match progress {
@@ -403,6 +407,11 @@ impl ApplyLoop {
             && self.store.revision() != before
         {
             witness::makes(self.member.id().0, self.store.revision().0, &request);
+        }
+        if let Some(operation) = operation {
+            let (times, took) = (&self.metrics.times, self.rt.mono_now() - start);
+            times.applied(operation, matches!(&result, Ok(_) | Err(Error::Compacted)), took);
+            times.warn_if_slow(operation, took, self.member.config().warning_apply_duration, request_id);
         }
         self.count(&result);
         self.lease_changes.extend(lease_change.filter(|change| change.may_have_happened(&result)));
@@ -516,6 +525,14 @@ impl ApplyLoop {
         self.metrics.compact_revision.set(view.compact_revision().0);
         self.metrics.db_total_bytes.set(view.db_size_bytes() as f64);
         self.metrics.db_in_use_bytes.set(view.db_size_in_use_bytes() as f64);
+    }
+}
+
+/// What a request in the log does.
+fn operation(command: &Command) -> Option<Operation> {
+    match command {
+        Command::Request(request) => Some(Operation::of(request)),
+        _ => None,
     }
 }
 

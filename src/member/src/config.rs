@@ -89,6 +89,8 @@ pub struct MemberConfig {
     pub compaction_batch_rows: usize,
     /// Pause between two such batches.
     pub compaction_interval: Duration,
+    /// What takes longer to read or to apply is told of in the log.
+    pub warning_apply_duration: Duration,
     /// What the leader leaves of the history by itself; `None`: all of it.
     pub auto_compaction: Option<AutoCompaction>,
     /// Bytes of rows that a defragmentation copies at a time.
@@ -133,6 +135,7 @@ impl MemberConfig {
             log_memory_bytes: 16 << 20,
             compaction_batch_rows: 1_000,
             compaction_interval: Duration::from_millis(10),
+            warning_apply_duration: Duration::from_millis(100),
             auto_compaction: None,
             defragment_slice_bytes: 8 << 20,
             watch_limits: WatchLimits::default(),

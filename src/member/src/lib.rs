@@ -35,6 +35,7 @@ mod incoming;
 mod leadership;
 mod leases;
 mod log_read;
+mod log_stall;
 mod log_write;
 mod membership;
 mod metrics;
@@ -70,7 +71,7 @@ pub use data_dir::DataDirError;
 pub use defragment::DefragmentError;
 pub use leases::{PeerAnswer as LeasePeerAnswer, TimeToLive};
 pub use membership::promotion::refusal_text;
-pub use metrics::Metrics;
+pub use metrics::{Metrics, Operation, RequestTimes};
 pub use save::{Piece as SnapshotPiece, SavedSnapshot};
 pub use shared::{RaftStatus, StopReason};
 pub use watches::WatchStream;
@@ -201,6 +202,7 @@ impl Member {
             limits: TransportLimits::default(),
         };
         let transport = Transport::with_carrier(rt.clone(), transport_config, Arc::new(inbox), carrier);
+        metrics.watch_peers(booted.id, Arc::downgrade(&transport));
         let watches = Watches::new(&rt, config.watch_limits, &metrics);
         let lessor = Lessor::new(config.lease_checkpoint_interval);
         published.applied.store(applied.0.0, Ordering::Release);
@@ -239,6 +241,7 @@ impl Member {
             wal_worker,
             limits: RaftLimits {
                 heartbeat: Duration::from_millis(config.heartbeat_ms),
+                election: Duration::from_millis(config.election_ms),
                 snapshot_count: config.snapshot_count,
                 catchup_entries: config.snapshot_catchup_entries,
                 log_memory_bytes: config.log_memory_bytes,
@@ -330,7 +333,19 @@ impl Member {
 
     /// The same; in `only_in`, if that is a term, and nowhere but here: `NotLeader` says that nothing was done, because this member
     /// does not lead in it.
-    async fn propose_in(&self, only_in: Option<Term>, mut request: InternalRaftRequest) -> Result<Response, Error> {
+    async fn propose_in(&self, only_in: Option<Term>, request: InternalRaftRequest) -> Result<Response, Error> {
+        let inner = &*self.inner;
+        let (operation, begun_at) = (Operation::of(&request), inner.rt.mono_now());
+        let result = self.propose_uncounted(only_in, request).await;
+        inner.metrics.times.answered(operation, result.is_ok(), inner.rt.mono_now() - begun_at);
+        result
+    }
+
+    async fn propose_uncounted(
+        &self,
+        only_in: Option<Term>,
+        mut request: InternalRaftRequest,
+    ) -> Result<Response, Error> {
         let inner = &*self.inner;
         let request_id = inner.request_ids.next();
         request.header.get_or_insert_with(RequestHeader::default).id = request_id;

@@ -3,14 +3,22 @@
 //! Each member has a registry of its own, so that many can run in one process. Handles are kept; nothing is looked up per
 //! request. Durations are measured by the runtime's clock, never by the library's.
 
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+use quorate_raft::transport::Transport;
 use quorate_store::watch::WatchCounts;
 use quorate_types::MemberId;
+
+mod peers;
+mod times;
+
+use peers::{PeerTraffic, SnapshotTransfers};
+pub use times::{Operation, RequestTimes};
 
 /// The handles.
 #[derive(Clone)]
@@ -76,6 +84,12 @@ pub struct Metrics {
     pub promotions: IntCounter,
     /// Promotions that this member refused as the leader, by reason.
     pub promotions_failed: IntCounterVec,
+    /// How long requests take.
+    pub times: Arc<RequestTimes>,
+    /// 1 while a snapshot that was received takes the state's place.
+    pub snapshot_applies: IntGauge,
+    /// Databases under way to and from peers.
+    pub snapshot_transfers: SnapshotTransfers,
     /// Events that watchers were sent.
     pub watch_events: IntCounter,
     watch_streams: IntGauge,
@@ -140,6 +154,12 @@ impl Metrics {
             db_total_bytes: real("etcd_mvcc_db_total_size_in_bytes", "Size of the database."),
             db_in_use_bytes: real("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the database in use."),
             quota_bytes: real("etcd_server_quota_backend_bytes", "The configured quota."),
+            times: Arc::new(RequestTimes::register(&registry)),
+            snapshot_applies: gauge(
+                "etcd_server_snapshot_apply_in_progress_total",
+                "Whether a snapshot from a peer is being applied: 1 is yes.",
+            ),
+            snapshot_transfers: SnapshotTransfers::register(&registry),
             watch_events: counter("etcd_debugging_mvcc_events_total", "Events sent by this member."),
             watch_streams: gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams."),
             watchers: gauge("etcd_debugging_mvcc_watcher_total", "Watchers."),
@@ -175,6 +195,11 @@ impl Metrics {
     /// The registry, for whoever prints it or has more to register.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// From now on the traffic of `transport` is shown.
+    pub fn watch_peers(&self, own: MemberId, transport: Weak<Transport>) {
+        self.registry.register(Box::new(PeerTraffic::new(own, transport))).expect("names used once");
     }
 
     /// The cluster's version is `version` (`3.7`) now.

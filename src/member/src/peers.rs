@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_proto::raftpb;
-use quorate_raft::transport::{Full, Inbox, ReceivedSnapshot, SnapshotBody, Transport};
+use quorate_raft::transport::{Full, Inbox, ReceivedSnapshot, SnapshotBody, SnapshotWay, Transport};
 use quorate_runtime::disk;
 use quorate_runtime::spawn::{self, Worker};
 use quorate_runtime::sync::mpsc;
@@ -110,6 +110,14 @@ impl Inbox for PeerInbox {
 
     fn snapshot_sent(&self, peer: MemberId, ok: bool) {
         let _ = self.reports.send(PeerReport::SnapshotSent { peer, arrived: ok });
+    }
+
+    fn transfer_begins(&self, way: SnapshotWay, peer: MemberId) {
+        self.metrics.snapshot_transfers.begin(way, peer);
+    }
+
+    fn transfer_ends(&self, way: SnapshotWay, peer: MemberId, arrived: bool, took: Duration) {
+        self.metrics.snapshot_transfers.end(way, peer, arrived, took);
     }
 
     fn removed(&self, by: MemberId) {

@@ -37,6 +37,7 @@ use quorate_types::{Error, LogIndex, MemberId, Term};
 use crate::held::{self, Change, Held, HeldChange};
 use crate::incoming::{self, Incoming};
 use crate::log_read::LogRead;
+use crate::log_stall::LogStall;
 use crate::log_write::{self, LastWrite, Log, NextWrite, WriteDone};
 use crate::metrics::Metrics;
 use crate::peers::{PeerReport, SnapshotSender};
@@ -66,6 +67,8 @@ const REMOVAL_DOUBT_INTERVAL: Duration = Duration::from_secs(10);
 pub struct RaftLimits {
     /// A tick.
     pub heartbeat: Duration,
+    /// Least time without a word of the leader after which others stand for election.
+    pub election: Duration,
     /// Entries between two marks in the log.
     pub snapshot_count: u64,
     /// Entries kept below the mark for followers that are behind.
@@ -128,6 +131,7 @@ struct Running {
     limits: RaftLimits,
     next_write: NextWrite,
     last_write: LastWrite,
+    stall: LogStall,
     writes_count: u64,
     /// `writes_count` when the last wait for a quiet moment began.
     writes_before_quiet: u64,
@@ -176,6 +180,7 @@ impl RaftLoop {
             limits: self.limits,
             next_write: NextWrite::default(),
             last_write: LastWrite { entries: 0, took: Duration::MAX },
+            stall: LogStall::default(),
             writes_count: 0,
             writes_before_quiet: 0,
             confirming: None,
@@ -280,6 +285,7 @@ impl Running {
             return false;
         };
         self.log = Some(Log::Idle(wal));
+        self.stall.end();
         if let Some(took) = synced_in {
             self.metrics.wal_fsync_seconds.observe(took.as_secs_f64());
             self.last_write.took = took;
@@ -491,6 +497,7 @@ impl Running {
     fn on_tick(&mut self, proposals: &mut mpsc::Receiver<Proposal>) {
         self.node.tick();
         self.node.campaign_if_alone();
+        self.stall.hand_over_if_stalled(&mut self.node, self.id, self.rt.mono_now(), self.limits.election);
         if !self.status.takes_proposals {
             self.hold_proposals(proposals);
             if self.published.removed.load(Ordering::Acquire) {
@@ -695,6 +702,7 @@ impl Running {
             WriteDone { wal, result, number, synced_in, messages, installed }
         };
         let to_apply = self.to_apply.clone();
+        self.stall.begin(self.rt.mono_now());
         self.log = Some(Log::Writing(Box::pin(async move {
             let done =
                 if is_short { spawn::run_short_on(&*worker, job).await } else { spawn::run_on(&*worker, job).await }?;

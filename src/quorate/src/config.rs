@@ -70,6 +70,8 @@ pub struct Config {
     pub listen: ListenOptions,
     /// Of every client connection.
     pub server: ServerOptions,
+    /// The process's memory is never swapped out.
+    pub locks_memory: bool,
     /// Of the API.
     pub api: ApiOptions,
 }
@@ -163,6 +165,9 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
     if let Some(pause) = settings.duration("compaction-sleep-interval").positive() {
         member.compaction_interval = pause;
     }
+    if let Some(limit) = settings.duration("warning-apply-duration").positive() {
+        member.warning_apply_duration = limit;
+    }
     Ok(Config {
         member,
         listen_peer: settings.urls("listen-peer-urls").to_vec(),
@@ -173,6 +178,7 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
             reuse_port: settings.bool("socket-reuse-port"),
             reuse_address: settings.bool("socket-reuse-address"),
         },
+        locks_memory: settings.bool("memory-mlock"),
         server: server_options(settings),
         api: ApiOptions {
             watch_progress_interval: watch_progress_interval(settings),
@@ -182,6 +188,7 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
                 hosts: settings.words("host-whitelist").to_vec(),
             },
             slow_after: slow_after(settings),
+            has_latencies: settings.text("metrics") == "extensive",
             unwell_in_defragmentation: has_gate(settings, STOP_GRPC_SERVICE_ON_DEFRAG),
             ..ApiOptions::default()
         },
@@ -427,6 +434,9 @@ fn request_bytes(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
+/// What gRPC's Go server demands between two pings of a client where nothing else is set.
+const PING_GAP_DEFAULT: Duration = Duration::from_secs(5 * 60);
+
 fn server_options(settings: &Settings) -> ServerOptions {
     let interval = settings.duration("grpc-keepalive-interval").positive();
     let timeout = settings.duration("grpc-keepalive-timeout").positive();
@@ -436,6 +446,7 @@ fn server_options(settings: &Settings) -> ServerOptions {
         // Either of the two at zero switches pings off.
         keepalive_interval: interval.filter(|_| timeout.is_some()),
         keepalive_timeout: timeout.unwrap_or(default.keepalive_timeout),
+        keepalive_min_time: settings.duration("grpc-keepalive-min-time").positive().unwrap_or(PING_GAP_DEFAULT),
         grace: STOP_GRACE,
     }
 }
@@ -553,6 +564,7 @@ mod tests {
             "--compaction-sleep-interval=1s",
             "--max-txn-ops=3",
             "--grpc-keepalive-timeout=0",
+            "--grpc-keepalive-min-time=7s",
             "--socket-reuse-port",
             "--initial-cluster-state=existing",
             "--force-new-cluster",
@@ -567,6 +579,7 @@ mod tests {
         assert_eq!(member.flush_interval, Duration::from_millis(5));
         assert_eq!((member.compaction_batch_rows, member.compaction_interval), (7, Duration::from_secs(1)));
         assert_eq!(config.server.keepalive_interval, None);
+        assert_eq!(config.server.keepalive_min_time, Duration::from_secs(7));
         assert!(config.listen.reuse_port);
         assert_eq!(member.initial_cluster_state, ClusterState::Existing);
         assert!(member.force_new_cluster && !member.strict_reconfig_check);

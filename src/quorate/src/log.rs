@@ -33,6 +33,10 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::flags::Settings;
 
+mod rotation;
+
+use rotation::{RotatingFile, RotationConfig};
+
 /// Lines that may wait to be written.
 const QUEUE_LINES: usize = 16 * 1024;
 
@@ -119,11 +123,13 @@ pub struct LogConfig {
     form: Form,
     /// Sorted, each once.
     outputs: Vec<String>,
+    /// The file among them is put aside when it is full.
+    rotation: Option<RotationConfig>,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        LogConfig { least: Severity::Info, form: Form::Json, outputs: vec!["stderr".into()] }
+        LogConfig { least: Severity::Info, form: Form::Json, outputs: vec!["stderr".into()], rotation: None }
     }
 }
 
@@ -161,7 +167,19 @@ impl LogConfig {
         if outputs.iter().any(|output| output == "/dev/null") {
             outputs = vec!["/dev/null".into()];
         }
-        Ok(LogConfig { least, form, outputs })
+        let rotation = match settings.bool("enable-log-rotation") {
+            false => None,
+            true => {
+                let files = outputs.iter().filter(|output| !matches!(output.as_str(), "stderr" | "stdout")).count();
+                if files > 1 || (files == 0 && outputs.len() == 1) {
+                    return Err(
+                        "--log-outputs requires a single file path when --log-rotate-config-json is defined".into()
+                    );
+                }
+                Some(RotationConfig::parse(settings.text("log-rotation-config-json"))?)
+            }
+        };
+        Ok(LogConfig { least, form, outputs, rotation })
     }
 }
 
@@ -214,7 +232,7 @@ pub struct Log {
 impl Log {
     /// Opens the outputs and takes the process's events and panics from now on.
     pub fn start(config: LogConfig) -> Result<Log, String> {
-        let outputs = Outputs::open(&config.outputs)?;
+        let outputs = Outputs::open(&config)?;
         let (writer, guard) = NonBlockingBuilder::default()
             .buffered_lines_limit(QUEUE_LINES)
             .lossy(true)
@@ -268,18 +286,23 @@ fn log_panic(info: &panic::PanicHookInfo<'_>) {
 struct Outputs(Vec<Box<dyn Write + Send>>);
 
 impl Outputs {
-    fn open(names: &[String]) -> Result<Outputs, String> {
+    fn open(config: &LogConfig) -> Result<Outputs, String> {
+        let open_file = |path: &str| -> io::Result<Box<dyn Write + Send>> {
+            Ok(match &config.rotation {
+                Some(rotation) if path != "/dev/null" => {
+                    Box::new(RotatingFile::open(Path::new(path), rotation.clone())?)
+                }
+                _ => Box::new(fs::OpenOptions::new().append(true).create(true).open(path)?),
+            })
+        };
         let open = |name: &String| -> Result<Box<dyn Write + Send>, String> {
             match name.as_str() {
                 "stderr" => Ok(Box::new(io::stderr())),
                 "stdout" => Ok(Box::new(io::stdout())),
-                path => match fs::OpenOptions::new().append(true).create(true).open(path) {
-                    Ok(file) => Ok(Box::new(file)),
-                    Err(error) => Err(format!("--log-outputs: cannot open {path:?}: {error}")),
-                },
+                path => open_file(path).map_err(|error| format!("--log-outputs: cannot open {path:?}: {error}")),
             }
         };
-        Ok(Outputs(names.iter().map(open).collect::<Result<_, _>>()?))
+        Ok(Outputs(config.outputs.iter().map(open).collect::<Result<_, _>>()?))
     }
 }
 
@@ -585,8 +608,21 @@ mod tests {
     }
 
     #[test]
+    fn rotation_is_of_one_file() {
+        let rotating = |outputs: &str| config(&["--enable-log-rotation", "--log-outputs", outputs]);
+        assert_eq!(rotating("/tmp/x").unwrap().rotation, Some(RotationConfig::parse("{\"maxsize\": 100}").unwrap()));
+        assert!(rotating("stderr,/tmp/x").unwrap().rotation.is_some());
+        let refused = "--log-outputs requires a single file path when --log-rotate-config-json is defined";
+        assert_eq!(rotating("stderr"), Err(refused.to_owned()));
+        assert_eq!(rotating("/tmp/x,/tmp/y"), Err(refused.to_owned()));
+        let bad = config(&["--enable-log-rotation", "--log-outputs=/tmp/x", "--log-rotation-config-json={maxsize}"]);
+        assert!(bad.unwrap_err().contains("improperly formatted"));
+    }
+
+    #[test]
     fn a_file_that_cannot_be_opened_is_named() {
-        let error = Outputs::open(&["/nonexistent/dir/log".to_owned()]).err().unwrap();
+        let outputs = vec!["/nonexistent/dir/log".to_owned()];
+        let error = Outputs::open(&LogConfig { outputs, ..LogConfig::default() }).err().unwrap();
         assert!(error.contains("/nonexistent/dir/log"), "{error}");
     }
 }

@@ -17,6 +17,7 @@ mod descriptors;
 mod flags;
 mod go;
 mod log;
+mod memory;
 mod process;
 mod run;
 mod signals;

@@ -23,6 +23,7 @@ use quorate_types::GoDuration;
 use crate::config::Config;
 use crate::data_dir::Found;
 use crate::log::{Spread, fatal};
+use crate::memory;
 use crate::process::ProcessMetrics;
 use crate::signals::{self, Signal};
 use crate::urls::{self, Url};
@@ -101,6 +102,9 @@ struct Running {
 impl Running {
     /// Binds, starts the member and serves its peers. The error says why not.
     async fn start(rt: Rt, config: Config, found: Found) -> Result<Running, NoStart> {
+        if config.locks_memory {
+            memory::lock()?;
+        }
         if config.listen != ListenOptions::default() {
             tracing::info!(
                 reuse_address = config.listen.reuse_address,

@@ -396,6 +396,15 @@ impl Node {
         voters.max_by_key(|peer| (peer.is_active, peer.matched, Reverse(peer.id))).map(|peer| peer.id)
     }
 
+    /// As the leader, unless leadership is being handed over: a voter, lately heard from, that has the whole log on its disk.
+    pub fn complete_successor(&self) -> Option<MemberId> {
+        let last = LogIndex(self.raw.raft.raft_log.last_index());
+        self.raw.raft.lead_transferee.is_none().then(|| self.successor()).flatten().filter(|successor| {
+            let progress = self.progress();
+            progress.iter().any(|peer| peer.id == *successor && peer.is_active && peer.matched >= last)
+        })
+    }
+
     /// We lead, and a configuration change is under way. Of another one Raft would make an empty entry, and who proposed it
     /// would wait in vain.
     pub fn is_changing(&self) -> bool {

@@ -116,8 +116,7 @@ const MEMBER: &[Flag] = &[
     flag("max-snapshots", Uint, "5", "Snapshot files to keep.").no_effect("there are no separate snapshot files"),
     flag("max-wals", Uint, "5", "Log files to keep.")
         .no_effect("log files are removed as soon as the database holds what is in them"),
-    flag("memory-mlock", Bool, "false", "Lock the member's memory, so that it is never swapped out.")
-        .missing("memory locking"),
+    flag("memory-mlock", Bool, "false", "Lock the member's memory, so that it is never swapped out."),
     flag(
         "quota-backend-bytes",
         Int,
@@ -132,8 +131,12 @@ const MEMBER: &[Flag] = &[
     flag("max-txn-ops", Uint, "128", "Most operations in each part of a transaction."),
     flag("max-request-bytes", Uint, "1572864", "Largest request, in bytes."),
     flag("max-concurrent-streams", Uint32, "4294967295", "Most requests in flight on one connection."),
-    flag("grpc-keepalive-min-time", Duration, "5s", "Least time between two pings of a client.")
-        .missing("closing connections that ping too often"),
+    flag(
+        "grpc-keepalive-min-time",
+        Duration,
+        "5s",
+        "Least time between two pings of a client; who pings oftener is cut off (0: 5m0s).",
+    ),
     flag("grpc-keepalive-interval", Duration, "2h0m0s", "Silence after which a connection is pinged (0: never)."),
     flag("grpc-keepalive-timeout", Duration, "20s", "Time that a ping may stay unanswered (0: no pings)."),
     flag("socket-reuse-port", Bool, "false", "Set SO_REUSEPORT on listeners."),
@@ -228,8 +231,7 @@ const AUTH: &[Flag] = &[
 
 const MONITORING: &[Flag] = &[
     flag("enable-pprof", Bool, "false", "Serve profiles under /debug/pprof.").missing("profiles over HTTP"),
-    flag("metrics", Text, "basic", "Level of metrics; 'extensive' adds latencies of gRPC calls.")
-        .missing("extensive metrics"),
+    flag("metrics", Text, "basic", "Level of metrics; 'extensive' adds latencies of gRPC calls."),
     flag("listen-metrics-urls", Urls, "", "Further URLs to listen on for /metrics and /health."),
 ];
 
@@ -238,14 +240,13 @@ const LOGGING: &[Flag] = &[
     flag("log-outputs", Words, "default", "Where log lines go: default, stderr, stdout or files, separated by commas."),
     flag("log-level", Text, "info", "Least level that is shown: debug, info, warn, error, panic or fatal."),
     flag("log-format", Text, "json", "Form of log lines: json or console."),
-    flag("enable-log-rotation", Bool, "false", "Rotate the log file.").missing("log rotation"),
+    flag("enable-log-rotation", Bool, "false", "Put the log file aside when it is full."),
     flag(
         "log-rotation-config-json",
         Text,
         r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#,
-        "When to rotate and what to keep.",
-    )
-    .missing("log rotation"),
+        "When to put the log file aside (maxsize, in megabytes) and what to keep (maxage, in days; maxbackups).",
+    ),
     flag("warning-unary-request-duration", Duration, "300ms", "Requests slower than this are logged."),
 ];
 
@@ -268,8 +269,7 @@ const FEATURES: &[Flag] = &[
     flag("compaction-batch-limit", Int, "0", "Revisions that compaction removes at a time (0: 1000)."),
     flag("compaction-sleep-interval", Duration, "0s", "Pause between two such batches (0: 10ms)."),
     flag("watch-progress-notify-interval", Duration, "0s", "Time between progress notices of a watch (0: 10m)."),
-    flag("warning-apply-duration", Duration, "100ms", "Entries that take longer to apply are logged.")
-        .no_effect("this version does not log slow entries"),
+    flag("warning-apply-duration", Duration, "100ms", "Requests that take longer to read or to apply are logged."),
     flag("bootstrap-defrag-threshold-megabytes", Uint, "0", "Defragment at start if that frees so much (0: never).")
         .missing("defragmentation"),
     flag("max-learners", Int, "1", "Most members without a vote."),

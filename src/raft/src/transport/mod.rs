@@ -143,6 +143,15 @@ pub struct ReceivedSnapshot {
     pub size_bytes: u64,
 }
 
+/// The way that a snapshot takes between two members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotWay {
+    /// From here to a peer.
+    Sent,
+    /// From a peer to here.
+    Received,
+}
+
 /// What the transport tells the member. Called on reactors, without any lock held; no call may block.
 pub trait Inbox: Send + Sync + 'static {
     /// A message for Raft. Its sender is whoever it says: nothing but the cluster was checked.
@@ -156,6 +165,12 @@ pub trait Inbox: Send + Sync + 'static {
 
     /// A transfer that [`Transport::send_snapshot`] began has ended. Called once for each, on every path.
     fn snapshot_sent(&self, peer: MemberId, ok: bool);
+
+    /// The database of a snapshot is on its way between here and `peer`, for whoever counts.
+    fn transfer_begins(&self, way: SnapshotWay, peer: MemberId);
+
+    /// A transfer that began has ended after `took`; well, if it `arrived`.
+    fn transfer_ends(&self, way: SnapshotWay, peer: MemberId, arrived: bool, took: Duration);
 
     /// `by` says that we were removed from the cluster. May be called many times.
     fn removed(&self, by: MemberId);

@@ -21,13 +21,14 @@ use http_body_util::BodyExt as _;
 use prost::Message as _;
 use quorate_proto::raftpb;
 use quorate_runtime::Rt;
+use quorate_runtime::clock::MonoTime;
 use quorate_runtime::disk::{Disk, File, OpenMode};
 use quorate_runtime::spawn::run_on;
-use quorate_types::LogIndex;
+use quorate_types::{LogIndex, MemberId};
 
 use super::codec::{Arrived, CodecError, Limits, decode_message};
 use super::patience::Patience;
-use super::{Core, READ_LIMIT, ReceivedSnapshot};
+use super::{Core, READ_LIMIT, ReceivedSnapshot, SnapshotWay};
 
 /// The message part of an upload (etcd `server/etcdserver/api/rafthttp/http.go`).
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -106,7 +107,7 @@ where
     let from = message.from();
     let message_bytes = message.encoded_len();
     tracing::info!(from = format!("{from:x}"), index, message_bytes, "receiving a database snapshot");
-    let started = core.rt.mono_now();
+    let arriving = Arriving::begin(core, MemberId(from));
     let (file, size_bytes) = match save(core, LogIndex(index), &mut input).await {
         Ok(saved) => saved,
         Err(error) => {
@@ -114,9 +115,37 @@ where
             return Err(Refusal::save(error));
         }
     };
-    let took_ms = core.rt.mono_now().since(started).as_millis();
+    let took_ms = core.rt.mono_now().since(arriving.begun_at).as_millis();
     tracing::info!(from = format!("{from:x}"), index, size_bytes, took_ms, "received a database snapshot");
-    core.inbox.deliver_snapshot(ReceivedSnapshot { message, file, size_bytes }).await.map_err(Refusal::process)
+    core.inbox.deliver_snapshot(ReceivedSnapshot { message, file, size_bytes }).await.map_err(Refusal::process)?;
+    arriving.arrived();
+    Ok(())
+}
+
+/// Tells of a transfer once it has ended, also if its task is dropped.
+struct Arriving<'a> {
+    core: &'a Core,
+    from: MemberId,
+    begun_at: MonoTime,
+    has_arrived: bool,
+}
+
+impl<'a> Arriving<'a> {
+    fn begin(core: &'a Core, from: MemberId) -> Self {
+        core.inbox.transfer_begins(SnapshotWay::Received, from);
+        Self { core, from, begun_at: core.rt.mono_now(), has_arrived: false }
+    }
+
+    fn arrived(mut self) {
+        self.has_arrived = true;
+    }
+}
+
+impl Drop for Arriving<'_> {
+    fn drop(&mut self) {
+        let took = self.core.rt.mono_now() - self.begun_at;
+        self.core.inbox.transfer_ends(SnapshotWay::Received, self.from, self.has_arrived, took);
+    }
 }
 
 /// One of the few transfers that may run.

@@ -17,6 +17,7 @@ use quorate_runtime::clock::MonoTime;
 use quorate_runtime::spawn::{Worker, WorkerGone, run_on};
 use quorate_runtime::{BoxFuture, Rt, select};
 
+use super::SnapshotWay;
 use super::body::RequestBody;
 use super::codec::message::MessageEncoder;
 use super::connection::{CallError, Connection};
@@ -38,25 +39,34 @@ pub trait SnapshotBody: Send + 'static {
 /// Reports the end of a transfer exactly once, also if the task that makes it is dropped.
 pub struct Report {
     peer: Arc<Peer>,
+    begun_at: MonoTime,
     reported: bool,
 }
 
 impl Report {
     /// For a transfer that begins.
     pub fn new(peer: Arc<Peer>) -> Self {
-        Self { peer, reported: false }
+        let begun_at = peer.rt().mono_now();
+        peer.core().inbox.transfer_begins(SnapshotWay::Sent, peer.id());
+        Self { peer, begun_at, reported: false }
     }
 
     fn done(mut self, ok: bool) {
+        self.tell(ok);
+    }
+
+    fn tell(&mut self, ok: bool) {
         self.reported = true;
-        self.peer.core().inbox.snapshot_sent(self.peer.id(), ok);
+        let (inbox, id) = (&self.peer.core().inbox, self.peer.id());
+        inbox.transfer_ends(SnapshotWay::Sent, id, ok, self.peer.rt().mono_now() - self.begun_at);
+        inbox.snapshot_sent(id, ok);
     }
 }
 
 impl Drop for Report {
     fn drop(&mut self) {
         if !self.reported {
-            self.peer.core().inbox.snapshot_sent(self.peer.id(), false);
+            self.tell(false);
         }
     }
 }

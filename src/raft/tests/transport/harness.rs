@@ -13,8 +13,8 @@ use hyper::service::service_fn;
 use quorate_http::{HyperStream, Timer};
 use quorate_proto::raftpb::{self, MessageType};
 use quorate_raft::transport::{
-    Full as QueueFull, Inbox, READ_LIMIT, ReceivedSnapshot, SnapshotBody, Transport, TransportConfig, TransportLimits,
-    WriteLimit,
+    Full as QueueFull, Inbox, READ_LIMIT, ReceivedSnapshot, SnapshotBody, SnapshotWay, Transport, TransportConfig,
+    TransportLimits, WriteLimit,
 };
 use quorate_runtime::clock::timeout;
 use quorate_runtime::net::{Address, BoxStream, ListenOptions};
@@ -33,6 +33,8 @@ pub struct Told {
     pub snapshots: Vec<ReceivedSnapshot>,
     pub unreachable: Vec<MemberId>,
     pub sent: Vec<(MemberId, bool)>,
+    pub transfers_begun: Vec<(SnapshotWay, MemberId)>,
+    pub transfers_ended: Vec<(SnapshotWay, MemberId, bool)>,
     pub removed_by: Vec<MemberId>,
     pub probed: Vec<(MemberId, Duration)>,
 }
@@ -72,6 +74,14 @@ impl Inbox for Recorder {
 
     fn snapshot_sent(&self, peer: MemberId, ok: bool) {
         self.tell(|told| told.sent.push((peer, ok)));
+    }
+
+    fn transfer_begins(&self, way: SnapshotWay, peer: MemberId) {
+        self.tell(|told| told.transfers_begun.push((way, peer)));
+    }
+
+    fn transfer_ends(&self, way: SnapshotWay, peer: MemberId, arrived: bool, _took: Duration) {
+        self.tell(|told| told.transfers_ended.push((way, peer, arrived)));
     }
 
     fn removed(&self, by: MemberId) {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use prost::Message as _;
 use quorate_proto::raftpb;
-use quorate_raft::transport::{SnapshotBody, remove_unfinished};
+use quorate_raft::transport::{SnapshotBody, SnapshotWay, remove_unfinished};
 use quorate_runtime::Rt;
 use quorate_runtime::clock::timeout;
 use quorate_runtime::disk::read_file;
@@ -48,6 +48,10 @@ fn a_snapshot_arrives_byte_for_byte() {
         let again = two.until("the snapshot", |told| told.snapshots.pop()).await;
         assert_eq!((again.file, again.size_bytes), (received.file, 50 << 20));
         assert_eq!(one.until("that it was sent", |told| told.sent.pop()).await, (two.id, true));
+        for (member, way, peer) in [(&one, SnapshotWay::Sent, two.id), (&two, SnapshotWay::Received, one.id)] {
+            assert_eq!(member.told(|told| told.transfers_begun.clone()), [(way, peer); 2]);
+            assert_eq!(member.told(|told| told.transfers_ended.clone()), [(way, peer, true); 2]);
+        }
     });
 }
 
@@ -89,6 +93,8 @@ fn a_snapshot_that_is_cut_leaves_nothing() {
             timeout(&*rt, PATIENCE, waiting).await.unwrap();
         }
         assert!(two.told(|told| told.snapshots.is_empty()));
+        let failed = vec![(SnapshotWay::Received, one.id, false); 3];
+        two.until("that all three failed", |told| (told.transfers_ended == failed).then_some(())).await;
 
         // The receiver goes away; the sender is told.
         let started = Arc::new(Notify::new());
