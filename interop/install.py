@@ -114,14 +114,14 @@ def newest_etcdctl():
 
 
 @functools.cache
-def python_with_etcd3():
-    """The Python of a virtual environment that holds exactly what python/requirements.txt pins."""
-    requirements = HERE / "python" / "requirements.txt"
-    environment = cache_dir() / f"python-{sys.version_info.major}.{sys.version_info.minor}"
+def python_with(client, folder):
+    """The Python of a virtual environment that holds exactly what the folder's requirements.txt pins."""
+    requirements = HERE / folder / "requirements.txt"
+    environment = cache_dir() / f"{folder}-{sys.version_info.major}.{sys.version_info.minor}"
     python, stamp = environment / "bin" / "python", environment / "installed.txt"
     if not (stamp.exists() and stamp.read_text() == requirements.read_text()):
-        print("-- installing the PyPI etcd3 client", flush=True)
+        print(f"-- installing the PyPI client {client}", flush=True)
         run([sys.executable, "-m", "venv", "--clear", str(environment)], "making a virtual environment (python3-venv)")
-        run([str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)], "installing the etcd3 client")
+        run([str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)], f"installing {client}")
         stamp.write_text(requirements.read_text())
     return python
