@@ -27,3 +27,8 @@ def check_go(report, options, work):
     calls, failover = install.go_build("kv"), install.go_build("failover")
     check_calls(report, options, work, "clientv3", lambda server: [str(calls), server.endpoint])
     scenario.check_failover(report, options, work, "clientv3", lambda endpoints: [str(failover), *endpoints])
+
+
+def check_node(report, options, work):
+    folder = install.node_with("etcd3", "node")
+    scenario.check_failover(report, options, work, "npm etcd3", lambda endpoints: ["node", str(folder / "failover.js"), *endpoints])

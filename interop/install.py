@@ -125,3 +125,19 @@ def python_with(client, folder):
         run([str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)], f"installing {client}")
         stamp.write_text(requirements.read_text())
     return python
+
+
+@functools.cache
+def node_with(client, folder):
+    """A copy of the folder, with what its package-lock.json pins beside it: that is where Node.js looks for it."""
+    debian_tool("node", "nodejs")
+    npm = debian_tool("npm", "npm")
+    lock = (HERE / folder / "package-lock.json").read_text()
+    copy = cache_dir() / folder
+    stamp = copy / "node_modules" / "installed.txt"
+    shutil.copytree(HERE / folder, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
+    if not (stamp.exists() and stamp.read_text() == lock):
+        print(f"-- installing the npm client {client}", flush=True)
+        run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], f"installing {client}", cwd=copy)
+        stamp.write_text(lock)
+    return copy

@@ -35,6 +35,7 @@ GROUPS = {
     "etcdctl": ("etcdctl against etcd and quorate", etcdctl.check),
     "python": ("the PyPI client etcd3", clients.check_python),
     "go": ("Go's clientv3", clients.check_go),
+    "node": ("the npm client etcd3", clients.check_node),
     "watch": ("watches, answer for answer", watch.check),
     "lease": ("leases, answer for answer", lease.check),
     "maintenance": ("maintenance, answer for answer", maintenance.check),
