@@ -32,3 +32,8 @@ def check_go(report, options, work):
 def check_node(report, options, work):
     folder = install.node_with("etcd3", "node")
     scenario.check_failover(report, options, work, "npm etcd3", lambda endpoints: ["node", str(folder / "failover.js"), *endpoints])
+
+
+def check_rust(report, options, work):
+    program = install.cargo_build("rust", "quorate-interop-rust")
+    scenario.check_failover(report, options, work, "etcd-client", lambda endpoints: [str(program), *endpoints])

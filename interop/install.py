@@ -141,3 +141,31 @@ def node_with(client, folder):
         run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], f"installing {client}", cwd=copy)
         stamp.write_text(lock)
     return copy
+
+
+def cargo():
+    found = shutil.which("cargo")
+    if not found:
+        raise Problem("`cargo` is missing: install Rust (https://rustup.rs) and put it on the PATH")
+    return found
+
+
+@functools.cache
+def protoc():
+    """A protobuf compiler written in Rust that takes protoc's flags: Debian's would have to be installed by root."""
+    version, tools = "0.10.0", cache_dir() / "tools"
+    program = tools / "bin" / "protox"
+    if not program.exists():
+        print("-- building the protobuf compiler protox", flush=True)
+        command = [cargo(), "install", "--quiet", "--locked", "protox", "--version", version, "--features", "bin", "--root", str(tools)]
+        run(command, "installing protox", env={**os.environ, "CARGO_TARGET_DIR": str(cache_dir() / "cargo")})
+    return program
+
+
+@functools.cache
+def cargo_build(folder, name):
+    """Builds a program of a cargo project of its own, with what its Cargo.lock pins."""
+    target = cache_dir() / "cargo"
+    environment = {**os.environ, "PROTOC": str(protoc()), "CARGO_TARGET_DIR": str(target)}
+    run([cargo(), "build", "--quiet", "--locked"], f"building interop's {folder}", cwd=HERE / folder, env=environment)
+    return target / "debug" / name

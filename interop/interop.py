@@ -36,6 +36,7 @@ GROUPS = {
     "python": ("the PyPI client etcd3", clients.check_python),
     "go": ("Go's clientv3", clients.check_go),
     "node": ("the npm client etcd3", clients.check_node),
+    "rust": ("the Rust client etcd-client", clients.check_rust),
     "watch": ("watches, answer for answer", watch.check),
     "lease": ("leases, answer for answer", lease.check),
     "maintenance": ("maintenance, answer for answer", maintenance.check),
