@@ -37,3 +37,8 @@ def check_node(report, options, work):
 def check_rust(report, options, work):
     program = install.cargo_build("rust", "quorate-interop-rust")
     scenario.check_failover(report, options, work, "etcd-client", lambda endpoints: [str(program), *endpoints])
+
+
+def check_java(report, options, work):
+    java = install.java_build("java")
+    scenario.check_failover(report, options, work, "jetcd", lambda endpoints: [*java, "Failover", *endpoints])

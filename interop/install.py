@@ -169,3 +169,16 @@ def cargo_build(folder, name):
     environment = {**os.environ, "PROTOC": str(protoc()), "CARGO_TARGET_DIR": str(target)}
     run([cargo(), "build", "--quiet", "--locked"], f"building interop's {folder}", cwd=HERE / folder, env=environment)
     return target / "debug" / name
+
+
+@functools.cache
+def java_build(folder):
+    """Builds a Maven project, with the jars that its pom.xml pins; returns the command that runs one of its classes."""
+    java, maven = debian_tool("java", "openjdk-17-jdk-headless"), debian_tool("mvn", "maven")
+    debian_tool("javac", "openjdk-17-jdk-headless")
+    target = cache_dir() / folder
+    # What an earlier pom.xml wanted must not be on the class path.
+    shutil.rmtree(target, ignore_errors=True)
+    where = [f"-Dmaven.repo.local={cache_dir() / 'maven'}", f"-Dscenario.target={target}"]
+    run([maven, "-B", "-q", *where, "compile", "dependency:copy-dependencies"], f"building interop's {folder}", cwd=HERE / folder)
+    return [java, "-cp", f"{target}/classes:{target}/dependency/*"]

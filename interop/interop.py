@@ -37,6 +37,7 @@ GROUPS = {
     "go": ("Go's clientv3", clients.check_go),
     "node": ("the npm client etcd3", clients.check_node),
     "rust": ("the Rust client etcd-client", clients.check_rust),
+    "java": ("the Java client jetcd", clients.check_java),
     "watch": ("watches, answer for answer", watch.check),
     "lease": ("leases, answer for answer", lease.check),
     "maintenance": ("maintenance, answer for answer", maintenance.check),
