@@ -18,9 +18,14 @@ def check_calls(report, options, work, name, command):
 
 
 def check_python(report, options, work):
-    python, here = str(install.python_with("etcd3", "python")), install.HERE / "python"
+    python, here = str(install.python_with("etcd3")), install.HERE / "python"
     check_calls(report, options, work, "etcd3", lambda server: [python, str(here / "calls.py"), "127.0.0.1", str(server.client_port)])
     scenario.check_failover(report, options, work, "etcd3", lambda endpoints: [python, str(here / "failover.py"), *endpoints])
+
+
+def check_python_asyncio(report, options, work):
+    python, program = str(install.python_with("aetcd")), str(install.HERE / "python" / "aio.py")
+    scenario.check_failover(report, options, work, "aetcd", lambda endpoints: [python, program, *endpoints])
 
 
 def check_go(report, options, work):

@@ -114,10 +114,10 @@ def newest_etcdctl():
 
 
 @functools.cache
-def python_with(client, folder):
-    """The Python of a virtual environment that holds exactly what the folder's requirements.txt pins."""
-    requirements = HERE / folder / "requirements.txt"
-    environment = cache_dir() / f"{folder}-{sys.version_info.major}.{sys.version_info.minor}"
+def python_with(client):
+    """The Python of a virtual environment that holds exactly what the client's list in python/ pins."""
+    requirements = HERE / "python" / f"{client}.txt"
+    environment = cache_dir() / f"{client}-python-{sys.version_info.major}.{sys.version_info.minor}"
     python, stamp = environment / "bin" / "python", environment / "installed.txt"
     if not (stamp.exists() and stamp.read_text() == requirements.read_text()):
         print(f"-- installing the PyPI client {client}", flush=True)

@@ -35,6 +35,7 @@ GROUPS = {
     "etcdctl": ("etcdctl against etcd and quorate", etcdctl.check),
     "python": ("the PyPI client etcd3", clients.check_python),
     "go": ("Go's clientv3", clients.check_go),
+    "python-asyncio": ("the PyPI client aetcd", clients.check_python_asyncio),
     "node": ("the npm client etcd3", clients.check_node),
     "rust": ("the Rust client etcd-client", clients.check_rust),
     "java": ("the Java client jetcd", clients.check_java),
