@@ -4,6 +4,9 @@ The PyPI client and Go's clientv3 check their calls one by one against a fresh m
 leader: README.md tells the story.
 """
 
+import sys
+
+import etcdctl
 import install
 import scenario
 from server import Server, free_ports
@@ -15,6 +18,12 @@ def check_calls(report, options, work, name, command):
         server.start()
         scenario.run(report, name, command(server), work / "calls.log")
         server.stop()
+
+
+def check_etcdctl(report, options, work):
+    etcdctl.check(report, options, work)
+    program = str(install.HERE / "python" / "ctl.py")
+    scenario.check_failover(report, options, work, "etcdctl", lambda endpoints: [sys.executable, program, install.etcdctl(), *endpoints])
 
 
 def check_python(report, options, work):

@@ -19,7 +19,6 @@ import clients
 import cluster
 import concurrency
 import durability
-import etcdctl
 import gateway
 import lease
 import maintenance
@@ -32,7 +31,7 @@ from report import Report
 ROOT = Path(__file__).resolve().parent.parent
 
 GROUPS = {
-    "etcdctl": ("etcdctl against etcd and quorate", etcdctl.check),
+    "etcdctl": ("etcdctl against etcd and quorate", clients.check_etcdctl),
     "python": ("the PyPI client etcd3", clients.check_python),
     "go": ("Go's clientv3", clients.check_go),
     "python-asyncio": ("the PyPI client aetcd", clients.check_python_asyncio),
