@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -36,6 +37,9 @@ type teller struct {
 	acknowledged map[int]int64
 }
 
+// lost is an error that tells of transfers that were acknowledged and are not there.
+type lost struct{ error }
+
 func startTeller(ctx context.Context, client *clientv3.Client, number int) *teller {
 	t := &teller{client: client, key: fmt.Sprint(transferred, number), ended: make(chan struct{}), acknowledged: map[int]int64{}}
 	go func() {
@@ -53,8 +57,12 @@ func (t *teller) transfer(ctx context.Context, number int) {
 	deadline := time.Now().Add(patience)
 	for {
 		answer, err := concurrency.NewSTM(t.client, func(stm concurrency.STM) error {
-			if stm.Get(t.key) == strconv.Itoa(number) {
+			switch last, _ := strconv.Atoi(stm.Get(t.key)); last {
+			case number:
 				return nil
+			case number - 1:
+			default:
+				return lost{fmt.Errorf("transfer %d is the last one before %d", last, number)}
 			}
 			held, _ := strconv.Atoi(stm.Get(from))
 			if from != to && held > 0 {
@@ -75,7 +83,7 @@ func (t *teller) transfer(ctx context.Context, number int) {
 			return
 		}
 		t.mutex.Unlock()
-		if time.Now().After(deadline) {
+		if time.Now().After(deadline) || errors.As(err, &lost{}) {
 			done(err)
 		}
 		time.Sleep(50 * time.Millisecond)

@@ -51,7 +51,7 @@ class Orders {
     }
     const found = await persist(() => shop.get('orders').number());
     if (found !== this.count && found !== next) {
-      throw new Error(`${found} after ${this.count}: somebody else counts`);
+      throw new Error(`${found} after ${this.count}`);
     }
     this.count = found;
   }

@@ -92,10 +92,12 @@ class Jobs:
                 raise
             await self.connection.next()
             found = await self.connection.call(lambda client: client.get(DONE))
+            if (found.value if found else b"0") not in (old, new):
+                raise AssertionError(f"{found} after {old}")
             self.count = int(found.value) if found else 0
             return
         if not done:
-            raise AssertionError(f"somebody else counted beyond {old}")
+            raise AssertionError(f"{old} is not what was counted last")
         self.count = int(new)
         self.acknowledged[self.count] = answers[0].response_put.header.revision
 

@@ -103,8 +103,10 @@ class Orders(threading.Thread):
         if answer is None:
             row = self.ctl.row(COUNTER)
             self.count = int(text(row["value"])) if row else 0
+            if self.count not in (old, new):
+                raise AssertionError(f"{self.count} after {old}")
         elif not answer.get("succeeded"):
-            raise AssertionError(f"somebody else counted beyond {old}")
+            raise AssertionError(f"{old} is not what was counted last")
         else:
             self.count, self.acknowledged[new] = new, answer["header"]["revision"]
 

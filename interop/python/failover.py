@@ -117,10 +117,12 @@ class Orders(Worker):
                 raise
             self.connection.next()
             value, _ = self.connection.call(lambda client: client.get(COUNTER))
+            if (value or b"0") not in (old.encode(), new.encode()):
+                raise AssertionError(f"{value} after {old}")
             self.count = int(value or 0)
         else:
             if not done:
-                raise AssertionError(f"somebody else counted beyond {old}")
+                raise AssertionError(f"{old} is not what was counted last")
             self.count += 1
             self.acknowledged[self.count] = answers[0].response_put.header.revision
         time.sleep(COUNT_EVERY_SECS)

@@ -56,7 +56,7 @@ impl Orders {
                 counted.count = new;
                 counted.acknowledged.insert(new, answer.header().expect("answers have a header").revision());
             }
-            Ok(_) => fail("orders are counted", &format!("somebody else counted beyond {old}")),
+            Ok(_) => fail("orders are counted", &format!("{old} is not what was counted last")),
             Err(error) if is_unreachable(&error) => self.look_up(client).await,
             Err(error) => fail("orders are counted", &error.to_string()),
         }
@@ -68,7 +68,10 @@ impl Orders {
                 Ok(answer) => {
                     let found =
                         answer.kvs().first().map_or(0, |row| row.value_str().unwrap_or("").parse().unwrap_or(0));
-                    self.counted.lock().unwrap().count = found;
+                    let old = std::mem::replace(&mut self.counted.lock().unwrap().count, found);
+                    if found != old && found != old + 1 {
+                        fail("orders are counted", &format!("{found} after {old}"));
+                    }
                     return;
                 }
                 Err(error) if is_unreachable(&error) => sleep(PAUSE).await,

@@ -62,7 +62,7 @@ final class Orders extends Thread {
         List<KeyValue> rows = Checks.persist(() -> kv.get(KEY)).getKvs();
         long found = rows.isEmpty() ? 0 : Long.parseLong(rows.get(0).getValue().toString());
         if (found != count && found != next) {
-            throw new IllegalStateException(found + " after " + count + ": somebody else counts");
+            throw new IllegalStateException(found + " after " + count);
         }
         count = found;
     }
