@@ -66,7 +66,7 @@ interop: release ## real etcd tools and clients against a real member, and membe
 interop-clusters: release sim-binary ## clusters of real processes: changed by etcdctl, migrated under load, under faults
 	python3 interop/interop.py $(INTEROP) --only $(CLUSTERS)
 
-interop-full: release sim-binary ## the same with 20 kills under load, 50 rounds of faults, the long migration
+interop-full: release sim-binary ## all of both, the clients of Node.js, Rust and Java too, with 20 kills under load, 50 rounds of faults, the long migration
 	python3 interop/interop.py --full $(INTEROP)
 
 bench: release ## quorate, echo, floor and etcd in alternating rounds; prints ratios; then three members of each, and one that catches up

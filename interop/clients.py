@@ -1,45 +1,58 @@
-"""The PyPI client and Go's clientv3, each as a scenario with its own asserts against a fresh server.
+"""Real clients, each as a scenario with its own asserts (scenario.py says how one is run).
 
-A scenario prints `ok NAME` or `FAIL NAME: why` for each check and `end` last.
+The PyPI client and Go's clientv3 check their calls one by one against a fresh member. All of them live through the death of a
+leader: README.md tells the story.
 """
 
-import subprocess
+import sys
 
+import etcdctl
 import install
+import scenario
 from server import Server, free_ports
 
-SCENARIO_TIMEOUT_SECS = 120
 
-
-def check(report, options, work, name, command):
+def check_calls(report, options, work, name, command):
     """`command` takes the server and returns the scenario's command line."""
     with Server(options.server, work / "member", free_ports(2), flags=options.server_flags) as server:
         server.start()
-        try:
-            done = subprocess.run(
-                command(server), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SCENARIO_TIMEOUT_SECS
-            )
-        except subprocess.TimeoutExpired as late:
-            report.fail(name, f"no end within {SCENARIO_TIMEOUT_SECS} s; printed:\n{(late.stdout or b'').decode()}")
-            return
-        lines = done.stdout.splitlines()
-        ended = bool(lines) and lines[-1] == "end" and done.returncode == 0
-        for line in lines[:-1] if ended else lines:
-            verdict, _, rest = line.partition(" ")
-            if verdict == "ok":
-                report.ok(f"{name}: {rest}")
-            else:
-                report.fail(f"{name}: {rest.split(':')[0]}", rest)
-        report.check(f"{name}: the scenario ran to its end", ended, f"exit {done.returncode}\n{done.stderr[-3000:]}")
+        scenario.run(report, name, command(server), work / "calls.log")
         server.stop()
 
 
+def check_etcdctl(report, options, work):
+    etcdctl.check(report, options, work)
+    program = str(install.HERE / "python" / "ctl.py")
+    scenario.check_failover(report, options, work, "etcdctl", lambda endpoints: [sys.executable, program, install.etcdctl(), *endpoints])
+
+
 def check_python(report, options, work):
-    python = install.python_with_etcd3()
-    scenario = install.HERE / "python" / "scenario.py"
-    check(report, options, work, "etcd3", lambda server: [str(python), str(scenario), "127.0.0.1", str(server.client_port)])
+    python, here = str(install.python_with("etcd3")), install.HERE / "python"
+    check_calls(report, options, work, "etcd3", lambda server: [python, str(here / "calls.py"), "127.0.0.1", str(server.client_port)])
+    scenario.check_failover(report, options, work, "etcd3", lambda endpoints: [python, str(here / "failover.py"), *endpoints])
+
+
+def check_python_asyncio(report, options, work):
+    python, program = str(install.python_with("aetcd")), str(install.HERE / "python" / "aio.py")
+    scenario.check_failover(report, options, work, "aetcd", lambda endpoints: [python, program, *endpoints])
 
 
 def check_go(report, options, work):
-    program = install.go_build("kv")
-    check(report, options, work, "clientv3", lambda server: [str(program), server.endpoint])
+    calls, failover = install.go_build("kv"), install.go_build("failover")
+    check_calls(report, options, work, "clientv3", lambda server: [str(calls), server.endpoint])
+    scenario.check_failover(report, options, work, "clientv3", lambda endpoints: [str(failover), *endpoints])
+
+
+def check_node(report, options, work):
+    folder = install.node_with("etcd3", "node")
+    scenario.check_failover(report, options, work, "npm etcd3", lambda endpoints: ["node", str(folder / "failover.js"), *endpoints])
+
+
+def check_rust(report, options, work):
+    program = install.cargo_build("rust", "quorate-interop-rust")
+    scenario.check_failover(report, options, work, "etcd-client", lambda endpoints: [str(program), *endpoints])
+
+
+def check_java(report, options, work):
+    java = install.java_build("java")
+    scenario.check_failover(report, options, work, "jetcd", lambda endpoints: [*java, "Failover", *endpoints])

@@ -66,12 +66,12 @@ class ClusterMember(Server):
 
 
 class Cluster:
-    """`ports[name]` are (client, peer)."""
+    """`ports[name]` are (client, peer). The first three that are named found it, or as many as there are."""
 
     def __init__(self, binary, work, ports, flags):
         work.mkdir()
         self.binary, self.work, self.ports, self.flags = binary, work, ports, flags
-        founders = {name: ports[name][1] for name in NAMES[:3]}
+        founders = {name: ports[name][1] for name in list(ports)[:3]}
         self.members = {name: self.make(name, founders) for name in founders}
         self.commands = []
 

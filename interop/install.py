@@ -114,14 +114,71 @@ def newest_etcdctl():
 
 
 @functools.cache
-def python_with_etcd3():
-    """The Python of a virtual environment that holds exactly what python/requirements.txt pins."""
-    requirements = HERE / "python" / "requirements.txt"
-    environment = cache_dir() / f"python-{sys.version_info.major}.{sys.version_info.minor}"
+def python_with(client):
+    """The Python of a virtual environment that holds exactly what the client's list in python/ pins."""
+    requirements = HERE / "python" / f"{client}.txt"
+    environment = cache_dir() / f"{client}-python-{sys.version_info.major}.{sys.version_info.minor}"
     python, stamp = environment / "bin" / "python", environment / "installed.txt"
     if not (stamp.exists() and stamp.read_text() == requirements.read_text()):
-        print("-- installing the PyPI etcd3 client", flush=True)
+        print(f"-- installing the PyPI client {client}", flush=True)
         run([sys.executable, "-m", "venv", "--clear", str(environment)], "making a virtual environment (python3-venv)")
-        run([str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)], "installing the etcd3 client")
+        run([str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)], f"installing {client}")
         stamp.write_text(requirements.read_text())
     return python
+
+
+@functools.cache
+def node_with(client, folder):
+    """A copy of the folder, with what its package-lock.json pins beside it: that is where Node.js looks for it."""
+    debian_tool("node", "nodejs")
+    npm = debian_tool("npm", "npm")
+    lock = (HERE / folder / "package-lock.json").read_text()
+    copy = cache_dir() / folder
+    stamp = copy / "node_modules" / "installed.txt"
+    shutil.copytree(HERE / folder, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
+    if not (stamp.exists() and stamp.read_text() == lock):
+        print(f"-- installing the npm client {client}", flush=True)
+        run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], f"installing {client}", cwd=copy)
+        stamp.write_text(lock)
+    return copy
+
+
+def cargo():
+    found = shutil.which("cargo")
+    if not found:
+        raise Problem("`cargo` is missing: install Rust (https://rustup.rs) and put it on the PATH")
+    return found
+
+
+@functools.cache
+def protoc():
+    """A protobuf compiler written in Rust that takes protoc's flags: Debian's would have to be installed by root."""
+    version, tools = "0.10.0", cache_dir() / "tools"
+    program = tools / "bin" / "protox"
+    if not program.exists():
+        print("-- building the protobuf compiler protox", flush=True)
+        command = [cargo(), "install", "--quiet", "--locked", "protox", "--version", version, "--features", "bin", "--root", str(tools)]
+        run(command, "installing protox", env={**os.environ, "CARGO_TARGET_DIR": str(cache_dir() / "cargo")})
+    return program
+
+
+@functools.cache
+def cargo_build(folder, name):
+    """Builds a program of a cargo project of its own, with what its Cargo.lock pins."""
+    target = cache_dir() / "cargo"
+    environment = {**os.environ, "PROTOC": str(protoc()), "CARGO_TARGET_DIR": str(target)}
+    run([cargo(), "build", "--quiet", "--locked"], f"building interop's {folder}", cwd=HERE / folder, env=environment)
+    return target / "debug" / name
+
+
+@functools.cache
+def java_build(folder):
+    """Builds a Maven project, with the jars that its pom.xml pins; returns the command that runs one of its classes."""
+    java, maven = debian_tool("java", "openjdk-17-jdk-headless"), debian_tool("mvn", "maven")
+    debian_tool("javac", "openjdk-17-jdk-headless")
+    target = cache_dir() / folder
+    # What an earlier pom.xml wanted must not be on the class path.
+    shutil.rmtree(target, ignore_errors=True)
+    where = [f"-Dmaven.repo.local={cache_dir() / 'maven'}", f"-Dscenario.target={target}"]
+    run([maven, "-B", "-q", *where, "compile", "dependency:copy-dependencies"], f"building interop's {folder}", cwd=HERE / folder)
+    return [java, "-cp", f"{target}/classes:{target}/dependency/*"]

@@ -19,7 +19,6 @@ import clients
 import cluster
 import concurrency
 import durability
-import etcdctl
 import gateway
 import lease
 import maintenance
@@ -32,9 +31,13 @@ from report import Report
 ROOT = Path(__file__).resolve().parent.parent
 
 GROUPS = {
-    "etcdctl": ("etcdctl against etcd and quorate", etcdctl.check),
+    "etcdctl": ("etcdctl against etcd and quorate", clients.check_etcdctl),
     "python": ("the PyPI client etcd3", clients.check_python),
     "go": ("Go's clientv3", clients.check_go),
+    "python-asyncio": ("the PyPI client aetcd", clients.check_python_asyncio),
+    "node": ("the npm client etcd3", clients.check_node),
+    "rust": ("the Rust client etcd-client", clients.check_rust),
+    "java": ("the Java client jetcd", clients.check_java),
     "watch": ("watches, answer for answer", watch.check),
     "lease": ("leases, answer for answer", lease.check),
     "maintenance": ("maintenance, answer for answer", maintenance.check),

@@ -1,6 +1,5 @@
-"""The PyPI client `etcd3` against a running server: `scenario.py HOST PORT`.
+"""The calls of the PyPI client `etcd3`, one by one, against a fresh server: `calls.py HOST PORT`.
 
-The server must be fresh. Prints `ok NAME` or `FAIL NAME: why` for each check and `end` last; clients.py counts them.
 The numbers are exact: in a fresh store each change is one revision, starting with 2.
 """
 
@@ -9,16 +8,10 @@ import traceback
 
 import etcd3
 import grpc
+from checks import check, fail
 
 # Longer than any answer here takes; without it the client would wait for ever.
 TIMEOUT_SECS = 20
-
-
-def check(name, found, expected):
-    if found == expected:
-        print(f"ok {name}")
-    else:
-        print(f"FAIL {name}: found {found!r}, expected {expected!r}")
 
 
 def check_refused(name, call, code, message):
@@ -27,7 +20,7 @@ def check_refused(name, call, code, message):
     except grpc.RpcError as error:
         check(name, (error.code(), error.details()), (code, message))
     else:
-        print(f"FAIL {name}: answered {found!r}, expected {code}: {message}")
+        fail(name, f"answered {found!r}, expected {code}: {message}")
 
 
 def pairs(answer):
@@ -213,9 +206,9 @@ def main():
             try:
                 scenario(client)
             except Exception:
-                reason = " | ".join(traceback.format_exc().strip().splitlines()[-6:])
-                print(f"FAIL {scenario.__name__} ended early: {reason}")
-    print("end")
+                reason = "\n".join(traceback.format_exc().strip().splitlines()[-6:])
+                fail(f"{scenario.__name__} ended early", reason)
+    print("end", flush=True)
 
 
 if __name__ == "__main__":
