@@ -28,8 +28,16 @@ type Answer struct {
 	Lines []string
 	// Reasons are texts of errors that came in messages: why a watch was canceled.
 	Reasons []string
+	// Errors and Asked are those of a story of several calls.
+	Errors []failure
+	Asked  []string
 	// Last is the last message, for the generator to look at.
 	Last proto.Message
+}
+
+type failure struct {
+	code codes.Code
+	text string
 }
 
 // String is all that is compared.

@@ -2,6 +2,7 @@ package compare
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -124,8 +125,10 @@ func newTally() *Tally {
 
 // count takes up an answer that both gave.
 func (t *Tally) count(r *Request, answer *Answer) {
-	t.Requests += r.weight()
-	t.Methods[r.Method] += r.weight()
+	if len(answer.Asked) == 0 {
+		t.Requests += r.weight()
+		t.Methods[r.Method] += r.weight()
+	}
 	if r.Method == watchMethod {
 		// What is asked of other services meanwhile.
 		for _, message := range r.Messages {
@@ -137,6 +140,13 @@ func (t *Tally) count(r *Request, answer *Answer) {
 	}
 	if answer.Code != codes.OK {
 		t.countError(answer.Code, answer.Text)
+	}
+	for _, failed := range answer.Errors {
+		t.countError(failed.code, failed.text)
+	}
+	for _, method := range answer.Asked {
+		t.Requests++
+		t.Methods[method]++
 	}
 	for _, reason := range answer.Reasons {
 		t.countReason(reason)
@@ -203,4 +213,32 @@ func (t *Tally) table() []string {
 	sorted("not yet   ", t.NotYet)
 	sorted("difference", t.Known)
 	return lines
+}
+
+// missing are the methods and the errors within reach that were met less often.
+func (t *Tally) missing(wanted int) []string {
+	var lines []string
+	for _, method := range methodsOf() {
+		if t.Methods[method] < wanted && t.NotYet[method] == 0 {
+			lines = append(lines, fmt.Sprintf("%s: %d", method, t.Methods[method]))
+		}
+	}
+	for _, row := range rows {
+		if row.outOfReach == "" && t.Rows[row.name] < wanted {
+			lines = append(lines, fmt.Sprintf("%s: %d", row.name, t.Rows[row.name]))
+		}
+	}
+	return lines
+}
+
+// methodsOf are all methods.
+func methodsOf() []string {
+	all := []string{rangeStreamMethod, watchMethod, keepAliveMethod, snapshotMethod, observeMethod, healthMethod + "Watch"}
+	for _, method := range methods {
+		if !slices.Contains(all, method) && !strings.HasPrefix(method, authService) {
+			all = append(all, method)
+		}
+	}
+	sort.Strings(all)
+	return all
 }

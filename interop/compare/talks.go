@@ -43,3 +43,25 @@ func snapshot() Request {
 		return answer
 	}}
 }
+
+// askAll asks one after the other and ends at the first error.
+func (t *Target) askAll(requests ...Request) Answer {
+	return t.continued(Answer{}, requests...)
+}
+
+// continued adds the answers of further requests to one.
+func (t *Target) continued(answer Answer, requests ...Request) Answer {
+	for number := range requests {
+		one := t.Ask(&requests[number])
+		answer.Lines = append(answer.Lines, one.String())
+		answer.Reasons = append(answer.Reasons, one.Reasons...)
+		if one.Code != 0 {
+			answer.Errors = append(answer.Errors, failure{one.Code, one.Text})
+		}
+		if one.Last != nil {
+			answer.Last = one.Last
+		}
+		answer.Asked = append(answer.Asked, requests[number].Method)
+	}
+	return answer
+}
