@@ -31,6 +31,8 @@ type Answer struct {
 	// Errors and Asked are those of a story of several calls.
 	Errors []failure
 	Asked  []string
+	// Took is how long it took.
+	Took time.Duration
 	// Last is the last message, for the generator to look at.
 	Last proto.Message
 }
@@ -84,6 +86,13 @@ func (t *Target) context(r *Request) (context.Context, context.CancelFunc) {
 
 // Ask asks one of the two.
 func (t *Target) Ask(r *Request) Answer {
+	begun := time.Now()
+	answer := t.ask(r)
+	answer.Took = time.Since(begun)
+	return answer
+}
+
+func (t *Target) ask(r *Request) Answer {
 	if r.Talk != nil {
 		return r.Talk(t, r)
 	}

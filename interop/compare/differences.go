@@ -5,6 +5,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 )
 
 // difference is one that is known: an etcd bug, or a decision.
@@ -29,6 +30,31 @@ var differences = []difference{
 			}
 			asked := r.Messages[0].(*etcdserverpb.RangeRequest)
 			return asked.SortOrder == etcdserverpb.RangeRequest_NONE && asked.SortTarget != etcdserverpb.RangeRequest_KEY
+		},
+	},
+	{
+		"alarm-raised-once",
+		"decision: a database that is over its quota is told to the cluster once; etcd proposes the same alarm again with every write " +
+			"that it refuses, so that its log grows while the disk is full",
+		func(r *Request, theirs, ours *Answer) bool {
+			one, ok := theirs.Last.(*etcdserverpb.StatusResponse)
+			other, both := ours.Last.(*etcdserverpb.StatusResponse)
+			// A quota that nothing fits is that of one phase.
+			if !ok || !both || one.DbSizeQuota != 1 || one.RaftIndex < other.RaftIndex {
+				return false
+			}
+			same := proto.Clone(other).(*etcdserverpb.StatusResponse)
+			same.RaftIndex, same.RaftAppliedIndex = one.RaftIndex, one.RaftAppliedIndex
+			return proto.Equal(one, same)
+		},
+	},
+	{
+		"write-without-leader",
+		"etcd bug: while nobody leads, a write waits to be proposed, and the end of that wait comes out as it is, as if the client's own " +
+			"time had run out; here it is `request timed out`, as etcd says of all its other waits",
+		func(r *Request, theirs, ours *Answer) bool {
+			return theirs.Code == codes.DeadlineExceeded && theirs.Text == "context deadline exceeded" && theirs.Took < patience &&
+				(ours.Code == codes.Unavailable || ours.Code == codes.Unknown) && ours.Text == "etcdserver: request timed out"
 		},
 	},
 }

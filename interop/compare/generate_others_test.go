@@ -129,7 +129,7 @@ func proclaimed(g *generator) Request {
 var clusterDraws = []draw{
 	{6, func(g *generator) Request { return ask(&etcdserverpb.MemberListRequest{Linearizable: g.chance(50)}) }},
 	{6, func(g *generator) Request {
-		urls := pick(g, peers("http://127.0.0.1:1"), peers("http://127.0.0.1:1"), peers("http://127.0.0.1:2", "http://127.0.0.1:1"), peers(advertisedPeer), peers("nothing"), peers(), peers("http://h:1/p"))
+		urls := pick(g, g.fresh(), g.fresh(), g.fresh(), append(g.fresh(), g.fresh()...), peers(advertisedPeer), peers("nothing"), peers(), peers("http://h:1/p"))
 		return added(addedAlias, ask(&etcdserverpb.MemberAddRequest{PeerURLs: urls, IsLearner: true}))
 	}},
 	{2, func(g *generator) Request {
@@ -139,13 +139,40 @@ var clusterDraws = []draw{
 	{4, func(g *generator) Request { return ask(&etcdserverpb.MemberPromoteRequest{ID: g.member()}) }},
 	{4, func(g *generator) Request {
 		id := g.member()
-		urls := pick(g, peers("http://127.0.0.1:3"), peers(advertisedPeer), peers("nothing"))
+		// Not what is no URL: etcd takes it, and dies of it.
+		urls := pick(g, g.fresh(), peers(advertisedPeer))
 		if id == ownID {
 			urls = peers(advertisedPeer)
 		}
 		return ask(&etcdserverpb.MemberUpdateRequest{ID: id, PeerURLs: urls})
 	}},
 	{3, func(g *generator) Request { return ask(&etcdserverpb.MoveLeaderRequest{TargetID: g.member()}) }},
+}
+
+// rareDraws take a second each.
+var rareDraws = []draw{{1, twins}}
+
+// fresh is a peer URL that nobody has had: the id of a member is made of it and of the second in which it is added.
+func (g *generator) fresh() []string {
+	g.urls++
+	return peers(fmt.Sprintf("http://127.0.0.1:%d", g.urls))
+}
+
+// twins are members that are added again and again within one second, which makes their ids the same.
+func twins(g *generator) Request {
+	first, other := g.fresh(), g.fresh()
+	add := &etcdserverpb.MemberAddRequest{PeerURLs: first, IsLearner: true}
+	return Request{Method: "/etcdserverpb.Cluster/MemberAdd", Title: "again and again: ", Messages: []proto.Message{add},
+		Talk: func(t *Target, r *Request) Answer {
+			now := time.Now()
+			time.Sleep(now.Truncate(time.Second).Add(time.Second).Sub(now))
+			answer := t.askAll(ask(&etcdserverpb.MemberRemoveRequest{ID: addedAlias}), added(addedAlias, ask(add)),
+				ask(&etcdserverpb.MemberUpdateRequest{ID: addedAlias, PeerURLs: other}))
+			for range 10 {
+				answer = t.continued(answer, ask(add))
+			}
+			return t.continued(answer, ask(&etcdserverpb.MemberRemoveRequest{ID: addedAlias}), ask(add))
+		}}
 }
 
 func (g *generator) member() uint64 { return pick(g, uint64(addedAlias), addedAlias, ownID, 5, 0) }
@@ -205,6 +232,12 @@ func plainDraws() []draw {
 		{50, func(g *generator) Request { return g.next(clusterDraws) }},
 		{60, func(g *generator) Request { return g.next(maintenanceDraws) }},
 		{12, (*generator).conversation},
+		{1, func(g *generator) Request {
+			if g.chance(20) {
+				return g.next(rareDraws)
+			}
+			return g.conversation()
+		}},
 	}
 }
 

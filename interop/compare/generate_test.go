@@ -19,8 +19,8 @@ type generator struct {
 	// Who holds which lock and leads which election, by name: a lease, if anybody.
 	holders map[string]int64
 	leaders map[string]int64
-	// A learner that never starts is a member.
-	learner bool
+	// How many peer URLs were drawn.
+	urls int
 }
 
 func newGenerator(seed int64) *generator {

@@ -38,6 +38,8 @@ type Request struct {
 	Learn func(t *Target, answer proto.Message)
 	// Talk replaces the plain way to ask.
 	Talk func(t *Target, r *Request) Answer
+	// Batch is asked at the same time instead, each for itself.
+	Batch []Request
 	// Title stands for requests that their messages do not tell.
 	Title string
 }
@@ -176,6 +178,13 @@ func (r *Request) weight() int {
 
 // String is the request in a form that can be read.
 func (r *Request) String() string {
+	if len(r.Batch) > 0 {
+		var each []string
+		for number := range r.Batch {
+			each = append(each, r.Batch[number].String())
+		}
+		return "at the same time " + strings.Join(each, "\n       and ")
+	}
 	var said []string
 	for _, message := range r.Messages {
 		said = append(said, fmt.Sprintf("%s{%s}", message.ProtoReflect().Descriptor().Name(), show(message)))

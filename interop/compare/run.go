@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -28,6 +29,9 @@ type Verdict struct {
 
 // askBoth asks both at the same time, and counts.
 func askBoth(pair Pair, r *Request, tally *Tally) Verdict {
+	if len(r.Batch) > 0 {
+		return askBatch(pair, r.Batch, tally)
+	}
 	theirs := make(chan Answer, 1)
 	go func() { theirs <- pair[0].Ask(r) }()
 	ours := pair[1].Ask(r)
@@ -46,6 +50,25 @@ func askBoth(pair Pair, r *Request, tally *Tally) Verdict {
 		v.Differs = !ok
 	}
 	return v
+}
+
+// askBatch asks both everything at the same time. The verdict is that of the first that differs, or the last one's.
+func askBatch(pair Pair, batch []Request, tally *Tally) Verdict {
+	verdicts, tallies := make([]Verdict, len(batch)), make([]*Tally, len(batch))
+	var group sync.WaitGroup
+	for number := range batch {
+		tallies[number] = newTally()
+		group.Go(func() { verdicts[number] = askBoth(pair, &batch[number], tallies[number]) })
+	}
+	group.Wait()
+	for number, v := range verdicts {
+		tally.merge(tallies[number])
+		if v.Differs {
+			v.Theirs.Lines = append([]string{batch[number].String()}, v.Theirs.Lines...)
+			return v
+		}
+	}
+	return verdicts[len(verdicts)-1]
 }
 
 // explain is the text of a difference.
@@ -74,5 +97,5 @@ func compareList(t *testing.T, pair Pair, list []Request, tally *Tally) {
 
 // silent tells whether there was no answer at all, after which nothing that is asked tells anything.
 func silent(answer *Answer) bool {
-	return answer.Code == codes.DeadlineExceeded || (answer.Code == codes.Unavailable && strings.Contains(answer.Text, "connection error"))
+	return answer.Took >= patience || (answer.Code == codes.Unavailable && strings.Contains(answer.Text, "connection error"))
 }

@@ -65,20 +65,18 @@ func newTarget(name string, conns ...*grpc.ClientConn) *Target {
 	return &Target{Name: name, Conns: conns, real: map[uint64]uint64{}}
 }
 
+// awaitVersion waits until every member's storage is of the cluster's version.
 func (t *Target) awaitVersion(test *testing.T) {
 	test.Helper()
-	deadline := time.Now().Add(versionTimeout)
-	for {
+	for deadline, member := time.Now().Add(versionTimeout), 0; member < len(t.Conns); time.Sleep(20 * time.Millisecond) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		status, err := etcdserverpb.NewMaintenanceClient(t.Conns[0]).Status(ctx, &etcdserverpb.StatusRequest{})
+		status, err := etcdserverpb.NewMaintenanceClient(t.Conns[member]).Status(ctx, &etcdserverpb.StatusRequest{})
 		cancel()
 		if err == nil && status.StorageVersion == "3.7.0" {
-			return
+			member++
+		} else if time.Now().After(deadline) {
+			test.Fatalf("member %d of %s has no storage of version 3.7: %v, %v", member+1, t.Name, status, err)
 		}
-		if time.Now().After(deadline) {
-			test.Fatalf("%s has no storage of version 3.7: %v, %v", t.Name, status, err)
-		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }
 

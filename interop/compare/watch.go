@@ -2,7 +2,9 @@ package compare
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"sort"
 	"time"
 
@@ -113,10 +115,11 @@ func (c *talk) say(ctx context.Context, r *Request, message proto.Message) {
 		}
 		return
 	}
-	if err := c.stream.SendMsg(c.target.own(request)); err != nil {
-		c.end(err)
-		return
+	if request.GetCancelRequest() != nil && c.behind {
+		// What comes before the end of a watch that has not caught up is a matter of time.
+		c.settle()
 	}
+	c.send(request)
 	switch union := request.RequestUnion.(type) {
 	case *etcdserverpb.WatchRequest_CreateRequest:
 		c.behind = c.behind || union.CreateRequest.GetStartRevision() > 0
@@ -185,9 +188,7 @@ func (c *talk) settle() {
 		case err := <-c.ended:
 			c.end(err)
 		case <-ask.C:
-			if err := c.stream.SendMsg(progress()); err != nil {
-				c.end(err)
-			}
+			c.send(progress())
 		}
 	}
 	for grace := time.After(watchGrace); !c.over; {
@@ -209,6 +210,13 @@ func (c *talk) settle() {
 	}
 	c.answer.Lines = append(c.answer.Lines, fmt.Sprintf("caught up %t", caughtUp))
 	c.came, c.behind = map[int64][]string{}, false
+}
+
+// send sends a message; what ended a stream that is over comes as its last answer.
+func (c *talk) send(message proto.Message) {
+	if err := c.stream.SendMsg(c.target.own(message)); err != nil && !errors.Is(err, io.EOF) {
+		c.end(err)
+	}
 }
 
 func (c *talk) end(err error) {
