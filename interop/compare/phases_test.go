@@ -30,7 +30,7 @@ var phases = []phase{
 	}, smallDraws},
 	{"full", 20, 100, func(t *testing.T) Pair { return single(t, "--quota-backend-bytes=1") }, fullDraws},
 	{"downgrade", 10, 150, startDowngrade, downgradeDraws},
-	{"members", 30, 150, func(t *testing.T) Pair { pair, _ := three(t); return pair }, membersDraws},
+	{"members", 30, 150, startMembers, membersDraws},
 	{"wounded", 3, 60, startWounded, woundedDraws},
 	{"alone", 15, 60, startAlone, aloneDraws},
 	{"learner", 10, 60, startLearner, learnerDraws},
@@ -134,6 +134,15 @@ func three(t *testing.T) (Pair, [2]*cluster.Cluster) {
 		pair[number], clusters[number] = clusterTarget(t, []string{"etcd", "quorate"}[number], c), c
 	}
 	return pair, clusters
+}
+
+// Members must have been connected for so long before one more is taken.
+const healthInterval = 5 * time.Second
+
+func startMembers(t *testing.T) Pair {
+	pair, _ := three(t)
+	time.Sleep(healthInterval + time.Second)
+	return pair
 }
 
 func clusterTarget(t *testing.T, name string, c *cluster.Cluster) *Target {

@@ -82,6 +82,9 @@ func showBytes(bytes []byte) string {
 // A lease that was granted a moment later has as much more left.
 const ttlSlackSecs = 900
 
+// How far what a status tells as applied may be behind.
+const statusLagMax = 2
+
 // neutral takes out of an answer what differs by nature: the version of the program, the size of its database and the hash over
 // the file, how much of a lease is left to the second; and sorts what etcd tells in no order.
 func neutral(message proto.Message) {
@@ -90,6 +93,10 @@ func neutral(message proto.Message) {
 		answer.Version = fmt.Sprintf("set %t", answer.Version != "")
 		answer.DbSize = sign(answer.DbSize)
 		answer.DbSizeInUse = sign(answer.DbSizeInUse)
+		// etcd answers before it tells that it has applied.
+		if answer.RaftAppliedIndex+statusLagMax >= answer.RaftIndex {
+			answer.RaftAppliedIndex = answer.RaftIndex
+		}
 		// Go's text form of a message has one space or two, by the build of the program.
 		for i := range answer.Errors {
 			answer.Errors[i] = strings.ReplaceAll(answer.Errors[i], "  ", " ")
