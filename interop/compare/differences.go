@@ -49,6 +49,12 @@ var differences = []difference{
 		},
 	},
 	{
+		"ties-of-a-sort",
+		"decision: what is equal to what a range is sorted by comes in the order of its keys; etcd's sort leaves it in any order once " +
+			"there are more than twelve",
+		onlyTies,
+	},
+	{
 		"write-without-leader",
 		"etcd bug: while nobody leads, a write waits to be proposed, and the end of that wait comes out as it is, as if the client's own " +
 			"time had run out; here it is `request timed out`, as etcd says of all its other waits",

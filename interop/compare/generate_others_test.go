@@ -99,7 +99,7 @@ func (g *generator) owner() int64 {
 }
 
 func (g *generator) leader() *v3electionpb.LeaderKey {
-	if g.chance(10) {
+	if g.chance(15) {
 		return nil
 	}
 	name := pick(g, "post1", "post2")
@@ -128,15 +128,15 @@ func proclaimed(g *generator) Request {
 // clusterDraws leave the one member its quorum: who comes is a learner that never starts.
 var clusterDraws = []draw{
 	{6, func(g *generator) Request { return ask(&etcdserverpb.MemberListRequest{Linearizable: g.chance(50)}) }},
-	{6, func(g *generator) Request {
+	{9, func(g *generator) Request {
 		urls := pick(g, g.fresh(), g.fresh(), g.fresh(), append(g.fresh(), g.fresh()...), peers(advertisedPeer), peers("nothing"), peers(), peers("http://h:1/p"))
 		return added(addedAlias, ask(&etcdserverpb.MemberAddRequest{PeerURLs: urls, IsLearner: true}))
 	}},
 	{2, func(g *generator) Request {
 		return ask(&etcdserverpb.MemberAddRequest{PeerURLs: pick(g, peers(advertisedPeer), peers("nothing"), peers())})
 	}},
-	{4, func(g *generator) Request { return ask(&etcdserverpb.MemberRemoveRequest{ID: g.member()}) }},
-	{4, func(g *generator) Request { return ask(&etcdserverpb.MemberPromoteRequest{ID: g.member()}) }},
+	{3, func(g *generator) Request { return ask(&etcdserverpb.MemberRemoveRequest{ID: g.member()}) }},
+	{6, func(g *generator) Request { return ask(&etcdserverpb.MemberPromoteRequest{ID: g.member()}) }},
 	{4, func(g *generator) Request {
 		id := g.member()
 		// Not what is no URL: etcd takes it, and dies of it.
@@ -147,6 +147,7 @@ var clusterDraws = []draw{
 		return ask(&etcdserverpb.MemberUpdateRequest{ID: id, PeerURLs: urls})
 	}},
 	{3, func(g *generator) Request { return ask(&etcdserverpb.MoveLeaderRequest{TargetID: g.member()}) }},
+	{1, func(g *generator) Request { return ask(&etcdserverpb.MemberRemoveRequest{ID: ownID}) }},
 }
 
 // rareDraws take a second each.
@@ -231,7 +232,7 @@ func plainDraws() []draw {
 		{6, proclaimed},
 		{50, func(g *generator) Request { return g.next(clusterDraws) }},
 		{60, func(g *generator) Request { return g.next(maintenanceDraws) }},
-		{12, (*generator).conversation},
+		{7, (*generator).conversation},
 		{1, func(g *generator) Request {
 			if g.chance(20) {
 				return g.next(rareDraws)

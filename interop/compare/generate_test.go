@@ -2,6 +2,7 @@ package compare
 
 import (
 	"math/rand"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
@@ -19,9 +20,12 @@ type generator struct {
 	// Who holds which lock and leads which election, by name: a lease, if anybody.
 	holders map[string]int64
 	leaders map[string]int64
-	// How many peer URLs were drawn.
-	urls int
+	// How many peer URLs were drawn, and how many batches of what takes long.
+	urls, batches int
 }
+
+// Within this time a compaction of the few rows that there are is done.
+const compactionPause = 200 * time.Millisecond
 
 func newGenerator(seed int64) *generator {
 	return &generator{dice: rand.New(rand.NewSource(seed)), revision: 1, holders: map[string]int64{}, leaders: map[string]int64{}}
@@ -212,7 +216,7 @@ func (g *generator) compactMessage() *etcdserverpb.CompactionRequest {
 		r.Revision = g.revision - g.dice.Int63n(50)
 	}
 	// One that is far in the past of what is looked at leaves something to look at.
-	r.Physical = g.chance(60)
+	r.Physical = g.chance(97)
 	return r
 }
 
@@ -223,7 +227,21 @@ var kvDraws = []draw{
 	{18, func(g *generator) Request { return ask(g.putMessage()) }},
 	{7, func(g *generator) Request { return ask(g.deleteMessage()) }},
 	{18, func(g *generator) Request { return ask(g.txnMessage(0)) }},
-	{2, func(g *generator) Request { return ask(g.compactMessage()) }},
+	{2, func(g *generator) Request { return compacted(g.compactMessage()) }},
+}
+
+// compacted gives a compaction that answers before its rows are gone the time to end: the hash of its revision is there only then.
+func compacted(message *etcdserverpb.CompactionRequest) Request {
+	r := ask(message)
+	if !message.Physical {
+		r.Talk = func(t *Target, r *Request) Answer {
+			plain := *r
+			plain.Talk = nil
+			defer time.Sleep(compactionPause)
+			return t.Ask(&plain)
+		}
+	}
+	return r
 }
 
 func (g *generator) watchMessage() proto.Message {
@@ -246,7 +264,14 @@ func (g *generator) watchMessage() proto.Message {
 
 // conversation is a stream of watches with writes between.
 func (g *generator) conversation() Request {
-	messages := []proto.Message{g.watchMessage()}
+	var messages []proto.Message
+	if g.chance(25) {
+		// Ids that are in use.
+		for range 2 + g.dice.Intn(3) {
+			messages = append(messages, on(g.key(), "", as(1+g.dice.Int63n(2))))
+		}
+	}
+	messages = append(messages, g.watchMessage())
 	for range 2 + g.dice.Intn(8) {
 		switch draw := g.dice.Intn(20); {
 		case draw < 5:
@@ -256,7 +281,7 @@ func (g *generator) conversation() Request {
 		case draw < 12:
 			messages = append(messages, g.deleteMessage())
 		case draw < 15:
-			messages = append(messages, g.txnMessage(1))
+			messages = append(messages, unsorted(g.txnMessage(1)))
 		case draw < 17:
 			messages = append(messages, cancelWatch(g.dice.Int63n(4)))
 		case draw < 18:

@@ -114,7 +114,7 @@ func await(t *testing.T, what string, is func() bool) {
 
 func downgradeDraws() []draw {
 	return []draw{
-		{10, func(g *generator) Request {
+		{20, func(g *generator) Request {
 			action := pick(g, etcdserverpb.DowngradeRequest_VALIDATE, etcdserverpb.DowngradeRequest_ENABLE)
 			return ask(downgrade(action, pick(g, "3.6.0", "3.6", "3.5.0", "3.7.0", "old", "")))
 		}},
@@ -305,7 +305,10 @@ func aloneDraws() []draw {
 			r.Serializable = true
 			return ask(r)
 		}},
-		{1, func(g *generator) Request {
+		{2, func(g *generator) Request {
+			if g.batches++; g.batches > batchesMax() {
+				return ask(get("a", "")).with("hasleader", "true")
+			}
 			return together(g, func(g *generator) Request {
 				return pick(g, ask(g.putMessage()), ask(get("a", "")), ask(g.txnMessage(1)), ask(grant(1, 6000)), ask(compact(1)), ask(del("a", "")),
 					ask(&etcdserverpb.MemberListRequest{Linearizable: true}), ask(lock("a", 1)), ask(leader("a")), ask(revoke(1)), ask(remaining(1)), keepAlive(1))
@@ -315,6 +318,14 @@ func aloneDraws() []draw {
 		{5, func(g *generator) Request { return ask(&etcdserverpb.StatusRequest{}) }},
 		{5, func(g *generator) Request { return ask(&etcdserverpb.MoveLeaderRequest{TargetID: memberAlias + 1}) }},
 	}
+}
+
+// batchesMax is how often there is time to wait until calls are given up.
+func batchesMax() int {
+	if full() {
+		return 16
+	}
+	return 1
 }
 
 // startLearner has a member and a learner that has caught up.
