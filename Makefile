@@ -9,7 +9,7 @@ EXAMPLES := $(TARGET)/release/examples
 INTEROP := --server $(TARGET)/release/quorate --wal-dump $(EXAMPLES)/wal_dump --bolt-copy $(EXAMPLES)/bolt_copy \
     --snapshot-copy $(EXAMPLES)/snapshot_copy --sim $(TARGET)/debug/quorate-sim
 
-SHORT := etcdctl python go watch lease maintenance concurrency http wal bolt syscalls durability mixed
+SHORT := etcdctl python go watch lease maintenance concurrency compare http wal bolt syscalls durability mixed
 CLUSTERS := bootstrap cluster migration chaos
 
 .PHONY: help run cluster test check build unit sim scenarios bugs fuzz-smoke deny release sim-binary interop interop-clusters interop-full bench soak nightly clean

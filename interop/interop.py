@@ -17,6 +17,7 @@ import bootstrap
 import chaos
 import clients
 import cluster
+import compare
 import concurrency
 import durability
 import gateway
@@ -42,6 +43,7 @@ GROUPS = {
     "lease": ("leases, answer for answer", lease.check),
     "maintenance": ("maintenance, answer for answer", maintenance.check),
     "concurrency": ("locks and elections, answer for answer", concurrency.check),
+    "compare": ("every service, answer for answer", compare.check),
     "http": ("plain HTTP and the gateway, answer for answer", gateway.check),
     "wal": ("one write-ahead log for both", wal.check),
     "bolt": ("one snapshot format for both", bolt.check),

@@ -36,6 +36,24 @@ func (c *Cluster) JoinAsVoter(kind Kind) *Member {
 	return m
 }
 
+// JoinAsLearner adds a learner, and waits until it holds what the others do.
+func (c *Cluster) JoinAsLearner(kind Kind) *Member {
+	c.t.Helper()
+	m, _ := c.add(kind, clientv3.Cluster.MemberAddAsLearner)
+	c.Eventually(fmt.Sprintf("%s has caught up", m), func(ctx context.Context) error {
+		others, err := c.via(m).Status(ctx)
+		if err != nil {
+			return err
+		}
+		own, err := m.Status(ctx)
+		if err == nil && (own.Leader != others.Leader || own.RaftAppliedIndex < others.RaftAppliedIndex) {
+			err = fmt.Errorf("it has applied %d of %d", own.RaftAppliedIndex, others.RaftAppliedIndex)
+		}
+		return err
+	})
+	return m
+}
+
 func isNotReady(err error) bool {
 	return strings.Contains(err.Error(), rpctypes.ErrMemberLearnerNotReady.Error())
 }

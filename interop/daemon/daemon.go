@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -174,11 +175,28 @@ func (d *Daemon) logTail() string {
 // FreeURL is a URL on the loopback address where nobody listens right now.
 func FreeURL(t *testing.T) string { return "http://" + freeAddress(t) }
 
+// given are the addresses that were told to be free: what takes one may not be there yet when the next is asked for.
+var given struct {
+	sync.Mutex
+	addresses map[string]bool
+}
+
 func freeAddress(t *testing.T) string {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	given.Lock()
+	defer given.Unlock()
+	for {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := listener.Addr().String()
+		listener.Close()
+		if !given.addresses[address] {
+			if given.addresses == nil {
+				given.addresses = map[string]bool{}
+			}
+			given.addresses[address] = true
+			return address
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().String()
 }

@@ -68,7 +68,7 @@ impl Url {
             _ => return Err(format!("URL scheme must be http, https, unix, or unixs: {given}")),
         };
         if !scheme.is_unix() {
-            if split_host_port(parts.authority).is_err() {
+            if split_host_port(parts.host).is_err() {
                 return Err(format!("URL address does not have the form \"host:port\": {given}"));
             }
             if !parts.path.is_empty() {
@@ -76,8 +76,7 @@ impl Url {
             }
         }
         let text = format!("{}{}", parts.scheme, &given[parts.scheme.len()..]);
-        let host = parts.authority.rsplit_once('@').map_or(parts.authority, |(_user, host)| host);
-        Ok(Url { text, scheme, authority: host.to_owned(), path: parts.path.to_owned() })
+        Ok(Url { text, scheme, authority: parts.host.to_owned(), path: parts.path.to_owned() })
     }
 
     /// Reads a list separated by commas: sorted, each once.
@@ -127,7 +126,8 @@ impl Url {
 
 struct Parts<'a> {
     scheme: String,
-    authority: &'a str,
+    /// With its port, without a user before it.
+    host: &'a str,
     path: &'a str,
 }
 
@@ -137,7 +137,7 @@ fn split(text: &str) -> Result<Parts<'_>, String> {
         return Err("net/url: invalid control character in URL".into());
     }
     if text.is_empty() {
-        return Ok(Parts { scheme: String::new(), authority: "", path: "" });
+        return Ok(Parts { scheme: String::new(), host: "", path: "" });
     }
     let (scheme, rest) = split_scheme(text)?;
     let rest = rest.split_once('#').map_or(rest, |(before, _fragment)| before);
@@ -154,8 +154,9 @@ fn split(text: &str) -> Result<Parts<'_>, String> {
         None if !scheme.is_empty() && !rest.starts_with('/') => ("", ""),
         None => ("", rest),
     };
-    check_host(authority.rsplit_once('@').map_or(authority, |(_user, host)| host))?;
-    Ok(Parts { scheme, authority, path })
+    let host = authority.rsplit_once('@').map_or(authority, |(_user, host)| host);
+    check_host(host)?;
+    Ok(Parts { scheme, host, path })
 }
 
 /// The scheme in lower case (empty if there is none) and what follows its colon.
@@ -183,10 +184,23 @@ fn check_host(host: &str) -> Result<(), String> {
     if !(port.is_empty() || (port.starts_with(':') && digits.bytes().all(|byte| byte.is_ascii_digit()))) {
         return Err(format!("invalid port {} after host", Quoted(port)));
     }
+    check_escapes(host)?;
     match host.chars().find(|c| matches!(c, ' ' | '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}')) {
         Some(bad) => Err(format!("invalid character {} in host name", Quoted(bad.encode_utf8(&mut [0; 4])))),
         None => Ok(()),
     }
+}
+
+/// A host may hold escaped bytes that are not ASCII, and `%25` before the zone of an address in brackets.
+fn check_escapes(host: &str) -> Result<(), String> {
+    for (at, _) in host.match_indices('%') {
+        let escape: String = host[at..].chars().take(3).collect();
+        let not_ascii = u8::from_str_radix(&escape[1..], 16).is_ok_and(|byte| byte >= 0x80);
+        if escape != "%25" && !(not_ascii && escape[1..].bytes().all(|digit| digit.is_ascii_hexdigit())) {
+            return Err(format!("invalid URL escape {}", Quoted(&escape)));
+        }
+    }
+    Ok(())
 }
 
 /// Go's `net.SplitHostPort`, with its texts.
@@ -234,6 +248,9 @@ mod tests {
             ("http://a b:3", "parse \"http://a b:3\": invalid character \" \" in host name"),
             ("http://127.0.0.1:abc", "parse \"http://127.0.0.1:abc\": invalid port \":abc\" after host"),
             ("127.0.0.1:2379", "parse \"127.0.0.1:2379\": first path segment in URL cannot contain colon"),
+            ("http://%zz:1", "parse \"http://%zz:1\": invalid URL escape \"%zz\""),
+            ("http://a%20b:1", "parse \"http://a%20b:1\": invalid URL escape \"%20\""),
+            ("http://u:p@h", "URL address does not have the form \"host:port\": http://u:p@h"),
             ("http://a\x01:1", "parse \"http://a\\x01:1\": net/url: invalid control character in URL"),
         ] {
             assert_eq!(Url::parse(text), Err(error.to_owned()), "{text:?}");
@@ -246,6 +263,8 @@ mod tests {
             (" http://127.0.0.1:80 ", "http://127.0.0.1:80"),
             ("HTTP://Host:2379", "http://Host:2379"),
             ("http://[::1]:2379", "http://[::1]:2379"),
+            ("http://u:p@h:1", "http://u:p@h:1"),
+            ("http://h%C3%A4:1", "http://h%C3%A4:1"),
             ("unix://localhost:123", "unix://localhost:123"),
             ("unix:///run/q.sock", "unix:///run/q.sock"),
         ] {
@@ -254,6 +273,7 @@ mod tests {
         assert_eq!(Url::parse("http://[::1]:2379").unwrap().host_port(), Ok(("::1", "2379")));
         assert_eq!(Url::parse("unix:///run/q.sock").unwrap().socket_path(), "/run/q.sock");
         assert_eq!(Url::parse("unix://localhost:123").unwrap().socket_path(), "localhost:123");
+        assert_eq!(Url::parse("http://u:p@h:1").unwrap().host_port(), Ok(("h", "1")));
         assert_eq!(Url::http("fe80::1", "1").as_str(), "http://[fe80::1]:1");
     }
 

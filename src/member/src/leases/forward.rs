@@ -68,7 +68,8 @@ impl Member {
                 }
             }
             if rt.mono_now() >= deadline {
-                return Err(Error::Timeout);
+                // Nobody could be asked; or who was asked did not answer.
+                return Err(if self.raft_status().leader.is_none() { Error::NoLeader } else { Error::Timeout });
             }
             pause(rt).await;
         }

@@ -1,0 +1,81 @@
+package compare
+
+import (
+	"strings"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+)
+
+// difference is one that is known: an etcd bug, or a decision.
+type difference struct {
+	id, why string
+	// is tells whether this is it: the request, etcd's answer, ours.
+	is func(r *Request, theirs, ours *Answer) bool
+}
+
+// differencesMax is how many there may be.
+const differencesMax = 20
+
+// differences are all that are known.
+var differences = []difference{
+	{
+		"stream-sorted-by-chunk",
+		"etcd bug: a streamed range whose order is NONE and whose target is no KEY sorts each chunk by that target and goes on after " +
+			"its last one, so that keys are skipped or come twice, and are counted wrongly; here nothing is",
+		func(r *Request, theirs, ours *Answer) bool {
+			if r.Method != rangeStreamMethod || theirs.Code != codes.OK || ours.Code != codes.OK {
+				return false
+			}
+			asked := r.Messages[0].(*etcdserverpb.RangeRequest)
+			return asked.SortOrder == etcdserverpb.RangeRequest_NONE && asked.SortTarget != etcdserverpb.RangeRequest_KEY
+		},
+	},
+	{
+		"alarm-raised-once",
+		"decision: a database that is over its quota is told to the cluster once; etcd proposes the same alarm again with every write " +
+			"that it refuses, so that its log grows while the disk is full",
+		func(r *Request, theirs, ours *Answer) bool {
+			one, ok := theirs.Last.(*etcdserverpb.StatusResponse)
+			other, both := ours.Last.(*etcdserverpb.StatusResponse)
+			// A quota that nothing fits is that of one phase.
+			if !ok || !both || one.DbSizeQuota != 1 || one.RaftIndex < other.RaftIndex {
+				return false
+			}
+			same := proto.Clone(other).(*etcdserverpb.StatusResponse)
+			same.RaftIndex, same.RaftAppliedIndex = one.RaftIndex, one.RaftAppliedIndex
+			return proto.Equal(one, same)
+		},
+	},
+	{
+		"ties-of-a-sort",
+		"decision: what is equal to what a range is sorted by comes in the order of its keys; etcd's sort leaves it in any order once " +
+			"there are more than twelve",
+		onlyTies,
+	},
+	{
+		"write-without-leader",
+		"etcd bug: while nobody leads, a write waits to be proposed, and the end of that wait comes out as it is, as if the client's own " +
+			"time had run out; here it is `request timed out`, as etcd says of all its other waits",
+		func(r *Request, theirs, ours *Answer) bool {
+			return theirs.Code == codes.DeadlineExceeded && theirs.Text == "context deadline exceeded" && theirs.Took < patience &&
+				(ours.Code == codes.Unavailable || ours.Code == codes.Unknown) && ours.Text == "etcdserver: request timed out"
+		},
+	},
+}
+
+// notYet tells whether the call is one that the server under test refuses as not built.
+func notYet(r *Request, ours *Answer) bool {
+	return strings.HasPrefix(r.Method, authService) && ours.Code == codes.Unimplemented
+}
+
+// known finds the id of a difference.
+func known(r *Request, theirs, ours *Answer) (string, bool) {
+	for _, each := range differences {
+		if each.is(r, theirs, ours) {
+			return each.id + ": " + each.why, true
+		}
+	}
+	return "", false
+}
