@@ -326,3 +326,68 @@ fn calls_that_take_long_are_told_of_without_their_values() {
     daemon.signal("-INT");
     assert_eq!(daemon.wait().0, Err(SIGINT));
 }
+
+#[test]
+fn what_takes_long_to_apply_is_told_of_and_latencies_are_shown_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--warning-apply-duration=1ns", "--metrics=extensive"];
+    let mut daemon = Daemon::start(quorate(dir.path()).args(FREE_PORTS).args(flags));
+    let client = serving(&mut daemon);
+    let (head, _) = send(&client, "POST", "/v3/kv/range", r#"{"key":"Zm9v"}"#);
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let metrics = get(&client, "/metrics").1;
+    for line in [
+        "etcd_server_request_duration_seconds_count{success=\"true\",type=\"Range\"} 1",
+        "etcd_server_range_duration_seconds_count{success=\"true\"} 1",
+        "etcd_server_apply_duration_seconds_count{op=\"ClusterMemberAttrSet\",success=\"true\",version=\"v3\"} 1",
+        "etcd_server_client_requests_total{client_api_version=\"unknown\",type=\"unary\"} 1",
+        "grpc_server_handling_seconds_count{grpc_method=\"Range\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 1",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "no {line} in\n{metrics}");
+    }
+    daemon.signal("-INT");
+    let (how, log) = daemon.wait();
+    assert_eq!(how, Err(SIGINT));
+    let slow: Vec<_> = log.iter().filter(|line| line["msg"] == "apply request took too long").collect();
+    assert!(slow.iter().any(|line| line["prefix"] == "read-only range " && line["request"] == "Range"), "{slow:#?}");
+    assert!(slow.iter().all(|line| line["level"] == "warn" && line["expected-duration"] == "1ns"), "{slow:#?}");
+}
+
+/// What we may, a daemon that we start may.
+fn may_lock_all_memory() -> bool {
+    const CAP_IPC_LOCK: u64 = 14;
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim().to_owned();
+    let limits = fs::read_to_string("/proc/self/limits").unwrap();
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max locked memory")).unwrap();
+    u64::from_str_radix(&capabilities, 16).unwrap() >> CAP_IPC_LOCK & 1 == 1 || limit.trim().starts_with("unlimited")
+}
+
+#[test]
+fn memory_is_locked_when_asked_or_the_start_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(quorate(dir.path()).args(FREE_PORTS).arg("--memory-mlock"));
+    if may_lock_all_memory() {
+        serving(&mut daemon);
+        assert_ne!(daemon.status("VmLck"), "0 kB");
+        daemon.signal("-INT");
+        assert_eq!(daemon.wait().0, Err(SIGINT));
+    } else {
+        let (how, log) = daemon.wait();
+        let told = log.iter().any(|line| line["error"].as_str().is_some_and(|error| error.contains("LimitMEMLOCK")));
+        assert!(how == Ok(1) && told, "{log:#?}");
+    }
+}
+
+#[test]
+fn a_rotated_log_is_one_file_until_it_is_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags =
+        ["--log-outputs=log.json,stderr", "--enable-log-rotation", r#"--log-rotation-config-json={"maxsize": 1}"#];
+    let mut daemon = Daemon::start(quorate(dir.path()).args(FREE_PORTS).args(flags));
+    serving(&mut daemon);
+    daemon.signal("-TERM");
+    let (_, log) = daemon.wait();
+    let file = fs::read_to_string(dir.path().join("log.json")).unwrap();
+    assert_eq!(file.lines().map(super::process::parse).collect::<Vec<_>>(), log);
+}
