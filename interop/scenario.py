@@ -19,6 +19,8 @@ TIMEOUT_SECS = 120
 # is started again at once: nothing goes on without it.
 DOWN_SECS = {1: 0, 3: 3}
 MEMBERS_ALIKE_SECS_MAX = 30
+# A list of everything that was seen may be long.
+SHOWN_CHARACTERS_MAX = 2000
 KILL = "kill leader"
 
 
@@ -40,7 +42,7 @@ def run(report, name, command, log, kill_leader=None):
                 process.stdin.write("killed\n")
                 process.stdin.flush()
             elif line != "end":
-                report.fail(f"{name}: {rest.split(':')[0]}", line)
+                report.fail(f"{name}: {rest.split(':')[0]}", line[:SHOWN_CHARACTERS_MAX])
         status = process.wait()
     finally:
         late.cancel()

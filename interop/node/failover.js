@@ -180,15 +180,15 @@ async function main() {
   check('nobody else gets the lock', await tryLock(), null);
   check('the elected is still elected', [await persist(() => election.leader()), secondElected], ['worker 1', false]);
 
-  await first.proclaim('worker 1, about to go');
-  check('and proclaims', await election.leader(), 'worker 1, about to go');
-  await first.resign();
+  await persist(() => first.proclaim('worker 1, about to go'));
+  check('and proclaims', await persist(() => election.leader()), 'worker 1, about to go');
+  await persist(() => first.resign());
   await waitUntil('who waited is elected in its place', () => secondElected);
-  check('as all can see', await election.leader(), 'worker 2');
-  await lock.release();
+  check('as all can see', await persist(() => election.leader()), 'worker 2');
+  await persist(() => lock.release());
   check('the lock is free for others', (await tryLock()) !== null, true);
-  await kept.revoke();
-  check('a worker that ends well is gone at once', await shop.get('workers/1'), null);
+  await persist(() => kept.revoke());
+  check('a worker that ends well is gone at once', await persist(() => shop.get('workers/1').string()), null);
   console.log('end');
 }
 

@@ -115,15 +115,15 @@ public final class Failover {
         Checks.check("who waits to be elected still waits", campaigns.turn, null);
         Checks.check("both in their places", List.of(contenders(LOCK), contenders(ELECTION)), List.of(2L, 2L));
 
-        Checks.inTime(election.proclaim(elected, Checks.bytes("active, about to go")));
-        Checks.inTime(election.resign(elected));
+        Checks.persist(() -> election.proclaim(elected, Checks.bytes("active, about to go")));
+        Checks.persist(() -> election.resign(elected));
         Checks.waitUntil("who waited is elected", () -> campaigns.turn != null);
         Checks.check("as all can see", leader(), "standby");
         Checks.waitUntil("the observer learns of it", () -> observed.contains("standby"));
         Checks.check("after all that was proclaimed", observed, List.of("active", "active, about to go", "standby"));
-        Checks.inTime(locks.unlock(lock.getKey()));
+        Checks.persist(() -> locks.unlock(lock.getKey()));
         Checks.waitUntil("who waited for the lock has it", () -> wantsLock.turn != null);
-        Checks.inTime(leases.revoke(active));
+        Checks.persist(() -> leases.revoke(active));
         Checks.check("an instance that ends well is gone at once", row(ACTIVE), null);
     }
 
