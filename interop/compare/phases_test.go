@@ -41,7 +41,7 @@ func smallDraws() []draw {
 	small := func(g *generator) *etcdserverpb.TxnRequest {
 		r := g.txnMessage(1)
 		for g.chance(60) {
-			r.Success = append(r.Success, g.operation(2))
+			r.Success = append(r.Success, op(g.rangeMessage()))
 		}
 		for g.chance(30) {
 			r.Compare = append(r.Compare, g.compare())
@@ -57,7 +57,7 @@ func smallDraws() []draw {
 		{2, func(g *generator) Request {
 			return ask(&etcdserverpb.TxnRequest{Success: ops(put("a", text(g, 900, 1500)), put("b", text(g, 400, 900)))})
 		}},
-		{2, func(g *generator) Request {
+		{3, func(g *generator) Request {
 			// One byte more or less than what is taken.
 			r := put("big", "")
 			r.Value = make([]byte, smallRequestBytes+grpcOverheadBytes-10-g.dice.Intn(3))
