@@ -23,7 +23,9 @@ const (
 	grpcOverheadBytes = 512 << 10
 )
 
+// phases begin with those that take longest.
 var phases = []phase{
+	{"alone", 15, 60, startAlone, aloneDraws},
 	{"plain", 880, 0, func(t *testing.T) Pair { return single(t) }, plainDraws},
 	{"small", 40, 350, func(t *testing.T) Pair {
 		return single(t, fmt.Sprintf("--max-txn-ops=%d", smallTxnOps), fmt.Sprintf("--max-request-bytes=%d", smallRequestBytes))
@@ -32,7 +34,6 @@ var phases = []phase{
 	{"downgrade", 10, 150, startDowngrade, downgradeDraws},
 	{"members", 30, 150, startMembers, membersDraws},
 	{"wounded", 3, 60, startWounded, woundedDraws},
-	{"alone", 15, 60, startAlone, aloneDraws},
 	{"learner", 10, 60, startLearner, learnerDraws},
 }
 
