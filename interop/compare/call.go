@@ -31,6 +31,8 @@ type Answer struct {
 	// Errors and Asked are those of a story of several calls.
 	Errors []failure
 	Asked  []string
+	// Messages are those of the lines.
+	Messages []proto.Message
 	// Took is how long it took.
 	Took time.Duration
 	// Last is the last message, for the generator to look at.
@@ -57,7 +59,7 @@ func (a *Answer) fail(err error) {
 // add takes a message of the answer up.
 func (a *Answer) add(t *Target, message proto.Message) {
 	a.Last = t.common(message)
-	a.Lines = append(a.Lines, show(a.Last))
+	a.Lines, a.Messages = append(a.Lines, show(a.Last)), append(a.Messages, a.Last)
 }
 
 // describe finds the description of a method.

@@ -196,7 +196,45 @@ func (g *generator) operation(depth int) *etcdserverpb.RequestOp {
 	}
 }
 
+// txnMessage is a transaction that etcd survives: a delete from some key on is not seen where puts and deletes of the same key are
+// refused, and a put behind it that keeps the lease or the value of what is gone ends etcd's members, at each start again.
 func (g *generator) txnMessage(depth int) *etcdserverpb.TxnRequest {
+	r := g.anyTxn(depth)
+	fromSomeKey := false
+	operations(r, func(op *etcdserverpb.RequestOp) {
+		fromSomeKey = fromSomeKey || string(op.GetRequestDeleteRange().GetRangeEnd()) == "\x00"
+	})
+	operations(r, func(op *etcdserverpb.RequestOp) {
+		if put := op.GetRequestPut(); put != nil && fromSomeKey {
+			put.IgnoreValue, put.IgnoreLease = false, false
+		}
+	})
+	return r
+}
+
+// operations visits every operation of a transaction, nested ones too.
+func operations(txn *etcdserverpb.TxnRequest, visit func(op *etcdserverpb.RequestOp)) {
+	for _, branch := range [][]*etcdserverpb.RequestOp{txn.Success, txn.Failure} {
+		for _, op := range branch {
+			visit(op)
+			if nested := op.GetRequestTxn(); nested != nil {
+				operations(nested, visit)
+			}
+		}
+	}
+}
+
+// unsorted takes the sorts out of a transaction.
+func unsorted(txn *etcdserverpb.TxnRequest) *etcdserverpb.TxnRequest {
+	operations(txn, func(op *etcdserverpb.RequestOp) {
+		if inner := op.GetRequestRange(); inner != nil {
+			inner.SortOrder, inner.SortTarget = 0, 0
+		}
+	})
+	return txn
+}
+
+func (g *generator) anyTxn(depth int) *etcdserverpb.TxnRequest {
 	r := &etcdserverpb.TxnRequest{}
 	for range pick(g, 0, 1, 1, 2) {
 		r.Compare = append(r.Compare, g.compare())

@@ -23,7 +23,9 @@ const (
 	grpcOverheadBytes = 512 << 10
 )
 
+// phases begin with those that take longest.
 var phases = []phase{
+	{"alone", 15, 60, startAlone, aloneDraws},
 	{"plain", 880, 0, func(t *testing.T) Pair { return single(t) }, plainDraws},
 	{"small", 40, 350, func(t *testing.T) Pair {
 		return single(t, fmt.Sprintf("--max-txn-ops=%d", smallTxnOps), fmt.Sprintf("--max-request-bytes=%d", smallRequestBytes))
@@ -32,7 +34,6 @@ var phases = []phase{
 	{"downgrade", 10, 150, startDowngrade, downgradeDraws},
 	{"members", 30, 150, startMembers, membersDraws},
 	{"wounded", 3, 60, startWounded, woundedDraws},
-	{"alone", 15, 60, startAlone, aloneDraws},
 	{"learner", 10, 60, startLearner, learnerDraws},
 }
 
@@ -41,7 +42,7 @@ func smallDraws() []draw {
 	small := func(g *generator) *etcdserverpb.TxnRequest {
 		r := g.txnMessage(1)
 		for g.chance(60) {
-			r.Success = append(r.Success, g.operation(2))
+			r.Success = append(r.Success, op(g.rangeMessage()))
 		}
 		for g.chance(30) {
 			r.Compare = append(r.Compare, g.compare())
@@ -57,7 +58,7 @@ func smallDraws() []draw {
 		{2, func(g *generator) Request {
 			return ask(&etcdserverpb.TxnRequest{Success: ops(put("a", text(g, 900, 1500)), put("b", text(g, 400, 900)))})
 		}},
-		{2, func(g *generator) Request {
+		{3, func(g *generator) Request {
 			// One byte more or less than what is taken.
 			r := put("big", "")
 			r.Value = make([]byte, smallRequestBytes+grpcOverheadBytes-10-g.dice.Intn(3))

@@ -20,7 +20,7 @@ import (
 // plainHTTP2 speaks HTTP/2 without TLS, so that a call can be made that Go's gRPC client would not make.
 var plainHTTP2 = &http.Client{Transport: &http2.Transport{AllowHTTP: true, DialTLSContext: dialPlain}}
 
-var dialPlain = func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
+func dialPlain(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
 	var dialer net.Dialer
 	return dialer.DialContext(ctx, network, address)
 }

@@ -92,18 +92,3 @@ func tiesOfTxn(asked *etcdserverpb.TxnRequest, one, other *etcdserverpb.TxnRespo
 	}
 	return true
 }
-
-// unsorted takes the sorts out of a transaction.
-func unsorted(txn *etcdserverpb.TxnRequest) *etcdserverpb.TxnRequest {
-	for _, operations := range [][]*etcdserverpb.RequestOp{txn.Success, txn.Failure} {
-		for _, operation := range operations {
-			if inner := operation.GetRequestRange(); inner != nil {
-				inner.SortOrder, inner.SortTarget = 0, 0
-			}
-			if nested := operation.GetRequestTxn(); nested != nil {
-				unsorted(nested)
-			}
-		}
-	}
-	return txn
-}
