@@ -8,6 +8,7 @@
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -73,6 +74,9 @@ def parse_options():
 
 
 def main():
+    # Whoever starts this in the background may ignore Ctrl-C, and everything below would inherit that: programs that are
+    # ended by it here would go on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     options = parse_options()
     # Only the histories of clusters under faults are judged by the simulator.
     for name in ["server", "wal_dump", "bolt_copy", "snapshot_copy"] + (["sim"] if "chaos" in options.only else []):
