@@ -29,7 +29,8 @@ var differences = []difference{
 				return false
 			}
 			asked := r.Messages[0].(*etcdserverpb.RangeRequest)
-			return asked.SortOrder == etcdserverpb.RangeRequest_NONE && asked.SortTarget != etcdserverpb.RangeRequest_KEY
+			return asked.SortOrder == etcdserverpb.RangeRequest_NONE && asked.SortTarget != etcdserverpb.RangeRequest_KEY &&
+				agreeOnPairs(theirs, ours)
 		},
 	},
 	{
@@ -88,6 +89,23 @@ func known(r *Request, theirs, ours *Answer) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// agreeOnPairs tells whether ours has no key twice, and what both have is the same.
+func agreeOnPairs(theirs, ours *Answer) bool {
+	pairs := map[string]proto.Message{}
+	for _, pair := range merged(ours).(*etcdserverpb.RangeResponse).Kvs {
+		if _, twice := pairs[string(pair.Key)]; twice {
+			return false
+		}
+		pairs[string(pair.Key)] = pair
+	}
+	for _, pair := range merged(theirs).(*etcdserverpb.RangeResponse).Kvs {
+		if found, both := pairs[string(pair.Key)]; both && !proto.Equal(found, pair) {
+			return false
+		}
+	}
+	return true
 }
 
 // merged is a streamed range as one answer.

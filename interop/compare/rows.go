@@ -27,7 +27,7 @@ const (
 	tooShort    = "needs a moment that cannot be held still from outside"
 )
 
-// rows are the errors, as /work/shared/compat/errors.tsv and etcd's rpctypes have them; two lose their code on the way.
+// rows are the errors, as etcd's rpctypes have them; two lose their code on the way.
 var rows = []row{
 	{"ErrGRPCEmptyKey", codes.InvalidArgument, "etcdserver: key is not provided", ""},
 	{"ErrGRPCKeyNotFound", codes.InvalidArgument, "etcdserver: key not found", ""},

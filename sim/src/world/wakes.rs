@@ -94,7 +94,7 @@ impl WakeOrder {
         lock(&self.state).busy = Some(Busy { dice, per_million: percent * STALLS_PER_MILLION });
     }
 
-    /// From now on nobody waits for a processor.
+    /// From now on no task waits for its turn. (Jobs of workers take as long as before.)
     pub fn be_idle(&self) {
         lock(&self.state).busy = None;
     }

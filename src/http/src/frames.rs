@@ -8,10 +8,12 @@
 
 /// What the client of an HTTP/2 connection sends first (RFC 9113, section 3.4).
 pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const FRAME_HEADER_BYTES: usize = 9;
+/// What stands before the payload of each frame.
+pub(crate) const FRAME_HEADER_BYTES: usize = 9;
 const PRIORITY_BYTES: u8 = 5;
 
-const HEADERS: u8 = 0x1;
+/// The type of a frame that begins a call, or ends one.
+pub(crate) const HEADERS: u8 = 0x1;
 const CONTINUATION: u8 = 0x9;
 const FLAG_PADDED: u8 = 0x8;
 const FLAG_PRIORITY: u8 = 0x20;

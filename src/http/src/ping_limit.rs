@@ -19,7 +19,7 @@ use std::time::Duration;
 use quorate_runtime::clock::MonoTime;
 use quorate_runtime::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::frames::PREFACE;
+use crate::frames::{FRAME_HEADER_BYTES, HEADERS, PREFACE};
 
 /// Least time between two pings while there is no call.
 const IDLE_GAP: Duration = Duration::from_secs(2 * 60 * 60);
@@ -27,9 +27,7 @@ const IDLE_GAP: Duration = Duration::from_secs(2 * 60 * 60);
 /// So many strikes are forgiven.
 const STRIKES_MAX: u32 = 2;
 
-const FRAME_HEADER_BYTES: usize = 9;
 const DATA: u8 = 0x0;
-const HEADERS: u8 = 0x1;
 const RST_STREAM: u8 = 0x3;
 const PING: u8 = 0x6;
 const GOAWAY: u8 = 0x7;

@@ -107,7 +107,11 @@ impl RotatingFile {
 
     fn rotate(&mut self) -> io::Result<()> {
         let mode = self.file.metadata()?.permissions().mode();
-        fs::rename(&self.names.path, self.names.free_aside(self.config.now()))?;
+        match fs::rename(&self.names.path, self.names.free_aside(self.config.now())) {
+            // Somebody took it away, or it could be put aside before and not begun anew.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
         self.file = OpenOptions::new().append(true).create(true).mode(mode).open(&self.names.path)?;
         self.bytes = 0;
         self.want_cleaning();
@@ -280,6 +284,19 @@ mod tests {
             whole += &text;
         }
         assert_eq!(whole, format!("from before\n{}", lines.concat()));
+    }
+
+    #[test]
+    fn who_took_the_file_away_gets_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut file = RotatingFile::open(&path, RotationConfig::default()).unwrap();
+        file.max_bytes = 10;
+        file.write_all(b"123456789\n").unwrap();
+        fs::remove_file(&path).unwrap();
+        file.write_all(b"next\n").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"next\n");
+        assert_eq!(listed(folder.path()), ["log"]);
     }
 
     #[test]
