@@ -172,7 +172,7 @@ impl Plan {
         let limits = Limits {
             depth,
             reactors: dice.between(1, 3) as usize,
-            busy_percent: *dice.pick(&[0, 0, 0, 0, 1, 10, 10, 60]),
+            busy_percent: *dice.pick(&[0, 0, 0, 0, 1, 10, 10, 30]),
             settings: draw_settings(options, depth, &mut dice),
         };
         let members = options.members.unwrap_or(*dice.pick(&[1, 1, 3, 3, 3, 5]));
