@@ -76,3 +76,21 @@ fn a_scenario_is_a_function_of_its_seed() {
     assert_eq!(hash(1), hash(1));
     assert_ne!(hash(1), hash(2));
 }
+
+/// What makes a request slow stands in the log of who was asked.
+#[test]
+fn slow_requests_are_told_of_with_their_steps() {
+    let source = "title:   Everybody is far away\nsource:  none\nthen:    Nobody knew where the time went.\n\
+        cluster: 3 members\n\n\
+        at 3s  let L be the leader\n\
+        then   network latency 150ms spread 1ms\n\
+        then   put x = 1 at L\n\
+        then   get x at L\n\
+        then   expect log of L has \"operation=\\\"put\\\"\"\n\
+        then   expect log of L has \"'process raft request'\"\n\
+        then   expect log of L has \"'agreement among raft nodes before linearized reading'\"\n";
+    let path = "slow.scenario";
+    let scenario = parse(path, source).unwrap_or_else(|trouble| panic!("{}", trouble.render(path, source)));
+    let report = quorate_sim::run::run(&Options::of_scenario(Arc::new(scenario), 1));
+    assert!(report.violations.is_empty(), "{report}");
+}

@@ -30,6 +30,7 @@ pub const MARKS: &[&str] = &[
     "wal_segment_cut",
     "wal_segment_prepared_in_place",
     "wal_torn_tail_cut",
+    "waited_for_room",
     "watcher_catching_up_is_compacted",
     "watcher_catching_up_stalls",
     "watcher_in_step_stalls",

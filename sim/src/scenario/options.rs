@@ -53,6 +53,7 @@ const ALL: &[(&str, Set, Get)] = &[
     ("strict-reconfig-check", |c, v| set(&mut c.strict_reconfig_check, v), |c| c.strict_reconfig_check.to_string()),
     ("max-learners", |c, v| set(&mut c.max_learners, v), |c| c.max_learners.to_string()),
     ("max-request-bytes", |c, v| set(&mut c.max_request_bytes, v), |c| c.max_request_bytes.to_string()),
+    ("max-inflight-bytes", |c, v| set(&mut c.inflight_bytes_max, v), |c| c.inflight_bytes_max.to_string()),
     ("force-new-cluster", |c, v| set(&mut c.force_new_cluster, v), |c| c.force_new_cluster.to_string()),
     (
         "initial-cluster-state",

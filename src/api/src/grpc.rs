@@ -22,6 +22,7 @@ use tonic::Status;
 
 use crate::body::ApiBody;
 use crate::errors;
+use crate::room::{Hold, Room};
 
 /// Flag and length ahead of each message.
 pub const PREFIX_BYTES: usize = 5;
@@ -90,9 +91,9 @@ where
     }
 }
 
-/// Receives the one message of a unary or server-streaming call, without its prefix. What a client sends after it is not
-/// looked at.
-pub async fn receive<B>(body: B, limit_bytes: usize) -> Result<Bytes, Status>
+/// Receives the one message of a unary or server-streaming call, without its prefix, once there is room for it, which
+/// it keeps. What a client sends after the message is not looked at.
+pub async fn receive<B>(body: B, limit_bytes: usize, room: &Room) -> Result<(Bytes, Hold), Status>
 where
     B: Body<Data = Bytes, Error: Display>,
 {
@@ -103,16 +104,23 @@ where
     if let Some(total) = total_bytes(&first, limit_bytes)?
         && first.len() >= total
     {
-        return Ok(first.slice(PREFIX_BYTES..total));
+        let hold = room.reserve(total).await?;
+        return Ok((first.slice(PREFIX_BYTES..total), hold));
     }
     let mut joined = BytesMut::from(first);
+    let mut hold = None;
     loop {
         if let Some(total) = total_bytes(&joined, limit_bytes)? {
+            let hold_of_all = match hold.take() {
+                Some(hold) => hold,
+                None => room.reserve(total).await?,
+            };
             if joined.len() >= total {
                 joined.truncate(total);
                 joined.advance(PREFIX_BYTES);
-                return Ok(joined.freeze());
+                return Ok((joined.freeze(), hold_of_all));
             }
+            hold = Some(hold_of_all);
             joined.reserve((total - joined.len()).min(RESERVE_BYTES_MAX));
         }
         let more = next_data(&mut body).await?.ok_or_else(|| Status::internal("unexpected EOF"))?;
@@ -234,12 +242,14 @@ pub fn refuse_path(path: &str, knows_service: impl Fn(&str) -> bool) -> Response
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::time::Duration;
 
     use futures_util::FutureExt;
     use futures_util::stream;
     use http_body::Frame;
     use http_body_util::StreamBody;
     use quorate_proto::etcdserverpb::{PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
+    use quorate_runtime_tokio::TokioRuntime;
     use tonic::Code;
 
     use super::*;
@@ -248,7 +258,11 @@ mod tests {
 
     fn received(pieces: Vec<Vec<u8>>) -> Result<Bytes, Status> {
         let frames = pieces.into_iter().map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from(piece))));
-        receive(StreamBody::new(stream::iter(frames)), LIMIT).now_or_never().expect("all frames are there")
+        TokioRuntime::run(1, async |rt| {
+            let room = Room::new(rt, LIMIT, Duration::ZERO);
+            let receiving = receive(StreamBody::new(stream::iter(frames)), LIMIT, &room);
+            receiving.now_or_never().expect("all frames are there").map(|(message, _hold)| message)
+        })
     }
 
     fn framed(flag: u8, length: u32, message: &[u8]) -> Vec<u8> {

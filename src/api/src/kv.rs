@@ -7,13 +7,14 @@
 //! The quota is looked at before the request, as etcd does: a put that is wrong *and* does not fit is told that there is no
 //! space. What passes here and does not fit when it is applied is found there.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use prost::Message;
-use quorate_member::Operation;
+use quorate_member::{Operation, trace};
 use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
 use quorate_proto::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
@@ -22,13 +23,15 @@ use quorate_proto::etcdserverpb::{
 };
 use quorate_proto::mvccpb::KeyValue;
 use quorate_runtime::clock::MonoTime;
-use quorate_store::{Response, View, is_read_only};
+use quorate_store::{ReadError, Response, View, is_read_only};
 use quorate_types::{Error, Revision};
 use tonic::Status;
 
 use crate::body::{Chunk, Messages};
 use crate::errors::status;
+use crate::room::Roomy;
 use crate::service::Api;
+use crate::timed_read::TimedRead;
 use crate::{check, grpc};
 
 /// Keys in the first piece of a streamed range.
@@ -41,34 +44,43 @@ const VIEW_HELD_MAX: Duration = Duration::from_secs(1);
 impl Api {
     /// KV.Range.
     pub async fn range(self: Arc<Self>, request: RangeRequest) -> Result<RangeResponse, Status> {
-        check::range(&request).map_err(status)?;
-        self.reading(Operation::Range, async {
-            if !request.serializable {
-                self.member.linearize().await.map_err(status)?;
-            }
-            let begun_at = self.rt.mono_now();
-            let read = self.member.view().range(&request);
-            self.member.metrics().times.range_read(read.is_ok(), self.rt.mono_now() - begun_at);
-            let mut response = read.map_err(|failure| self.read_failed(failure))?;
-            self.member.metrics().ranges.inc();
-            self.fill(&mut response.header);
-            Ok(response)
-        })
-        .await
+        self.range_with_room(request).await.map(Roomy::into_answer)
     }
 
-    /// Counts the time of a read, and tells of it in the log if it was slow.
-    async fn reading<T>(
+    /// The same, with the answer's room.
+    pub(crate) async fn range_with_room(
+        self: Arc<Self>,
+        request: RangeRequest,
+    ) -> Result<Roomy<RangeResponse>, Status> {
+        check::range(&request).map_err(status)?;
+        let mut timed = TimedRead::begin(&self, Operation::Range, "range");
+        let agreed = match request.serializable {
+            true => Ok(()),
+            false => timed.agree().await,
+        };
+        let metrics = self.member.metrics();
+        let read = match agreed {
+            Err(refused) => Err(refused),
+            Ok(()) => {
+                let read = self.read(|view, room_bytes| view.range_within(&request, room_bytes)).await;
+                metrics.times.range_read(read.is_ok(), timed.read());
+                read
+            }
+        };
+        timed.end(read.is_ok(), || range_detail(&request, read.as_deref().ok()));
+        let mut response = read?;
+        metrics.ranges.inc();
+        self.fill(&mut response.header);
+        Ok(response)
+    }
+
+    /// What `read` finds in the newest view, with as much room as it needs.
+    async fn read<A: Message>(
         &self,
-        operation: Operation,
-        read: impl Future<Output = Result<T, Status>>,
-    ) -> Result<T, Status> {
-        let begun_at = self.rt.mono_now();
-        let result = read.await;
-        let (times, took) = (&self.member.metrics().times, self.rt.mono_now() - begun_at);
-        times.answered(operation, result.is_ok(), took);
-        times.warn_if_slow(operation, took, self.member.config().warning_apply_duration, 0);
-        result
+        read: impl Fn(&View, usize) -> Result<Option<A>, ReadError>,
+    ) -> Result<Roomy<A>, Status> {
+        let within = |room_bytes| read(&self.member.view(), room_bytes).map_err(|failure| self.read_failed(failure));
+        self.answers.read(within).await
     }
 
     /// KV.RangeStream: the answer of Range in pieces, as encoded messages.
@@ -114,6 +126,11 @@ impl Api {
 
     /// KV.Txn.
     pub async fn txn(self: Arc<Self>, request: TxnRequest) -> Result<TxnResponse, Status> {
+        self.txn_with_room(request).await.map(Roomy::into_answer)
+    }
+
+    /// The same, with the answer's room.
+    pub(crate) async fn txn_with_room(self: Arc<Self>, request: TxnRequest) -> Result<Roomy<TxnResponse>, Status> {
         let checked = check::txn(&request, self.member.config().max_txn_ops);
         if is_read_only(&request) {
             checked.map_err(status)?;
@@ -125,22 +142,38 @@ impl Api {
         match self.propose(request).await? {
             Response::Txn(mut response) => {
                 self.fill(&mut response.header);
-                Ok(response)
+                Ok(response.into())
             }
             other => Err(unexpected("transaction", &other)),
         }
     }
 
-    async fn read_txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
-        self.reading(Operation::ReadonlyTxn, async {
-            if !check::is_serializable(&request) {
-                self.member.linearize().await.map_err(status)?;
+    async fn read_txn(&self, request: TxnRequest) -> Result<Roomy<TxnResponse>, Status> {
+        let mut timed = TimedRead::begin(self, Operation::ReadonlyTxn, "transaction");
+        let agreed = match check::is_serializable(&request) {
+            true => Ok(()),
+            false => timed.agree().await,
+        };
+        let read = match agreed {
+            Err(refused) => Err(refused),
+            Ok(()) => {
+                let read = self.read(|view, room_bytes| view.read_txn_within(&request, room_bytes)).await;
+                timed.read();
+                read
             }
-            let mut response = self.member.view().read_txn(&request).map_err(|failure| self.read_failed(failure))?;
-            self.fill(&mut response.header);
-            Ok(response)
-        })
-        .await
+        };
+        timed.end(read.is_ok(), || {
+            let (count, revision) = match &read {
+                Ok(response) => (response.responses.len(), response.header.map_or(0, |header| header.revision)),
+                Err(_) => (0, 0),
+            };
+            let fields: [(&str, &dyn Display); 3] =
+                [("read_only", &true), ("number_of_response", &count), ("response_revision", &revision)];
+            trace::detail(&fields)
+        });
+        let mut response = read?;
+        self.fill(&mut response.header);
+        Ok(response)
     }
 
     /// KV.Compact. A physical one answers once this member has removed the rows.
@@ -181,6 +214,19 @@ impl Api {
         }
         Err(status(Error::NoSpace))
     }
+}
+
+/// What the log tells of a range.
+fn range_detail(request: &RangeRequest, response: Option<&RangeResponse>) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (count, revision) =
+        response.map_or((0, 0), |response| (response.kvs.len(), response.header.map_or(0, |header| header.revision)));
+    trace::detail(&[
+        ("range_begin", &text(&request.key)),
+        ("range_end", &text(&request.range_end)),
+        ("response_count", &count),
+        ("response_revision", &revision),
+    ])
 }
 
 /// What is left of a streamed range.

@@ -12,7 +12,8 @@
 //! - `grpc_health`, `reflection`: gRPC's own services.
 //! - `plain`, `debug`: `/version`, `/metrics` and what else is no gRPC; `health` and `probes`: is the member well. `gateway`: all of gRPC
 //!   as JSON. `access`: whose pages may ask. `peer`: the port that other members talk to.
-//! - `metrics`: what is counted on the way; `request_stats`: what is said of slow calls.
+//! - `room`: how much large messages may take in memory.
+//! - `metrics`: what is counted on the way; `timed_read`, `request_stats`: what is said of slow calls.
 //!
 //! Nothing here keeps state of the store: a write goes to [`Member::propose`](quorate_member::Member::propose), a read to a
 //! view.
@@ -40,9 +41,11 @@ mod plain;
 mod probes;
 mod reflection;
 mod request_stats;
+mod room;
 mod server;
 mod service;
 mod snapshot;
+mod timed_read;
 mod watch;
 
 pub use access::Access;

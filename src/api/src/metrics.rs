@@ -3,10 +3,9 @@
 //! The names are those of etcd and of the gRPC library under it. Calls that never became a request (unknown method, too
 //! large, not protobuf) are not counted, as there.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use quorate_runtime::Rt;
 use quorate_runtime::clock::MonoTime;
@@ -116,12 +115,20 @@ impl WatchMetrics {
 /// Which versions of the API clients say that they speak, in the header `client-api-version`.
 struct ClientVersions {
     requests: IntCounterVec,
+    /// In the order in which they were first named: a call looks at one or two, and waits for nobody.
+    known: [OnceLock<ClientVersion>; ClientVersions::MOST],
+    /// Of those who name none, or one more.
+    unknown: OnceLock<[IntCounter; 2]>,
+}
+
+struct ClientVersion {
+    name: String,
     /// Of calls of one message each way, and of others.
-    by_version: RwLock<BTreeMap<String, [IntCounter; 2]>>,
+    counters: [IntCounter; 2],
 }
 
 impl ClientVersions {
-    const HEADER: &str = "client-api-version";
+    const HEADER: HeaderName = HeaderName::from_static("client-api-version");
     const UNKNOWN: &str = "unknown";
     /// Beyond so many whoever names another one counts as unknown: the label is the client's to choose, the memory is ours.
     const MOST: usize = 50;
@@ -133,20 +140,27 @@ impl ClientVersions {
             &["type", "client_api_version"],
         )?;
         registry.register(Box::new(requests.clone()))?;
-        Ok(Self { requests, by_version: RwLock::default() })
+        Ok(Self { requests, known: [const { OnceLock::new() }; Self::MOST], unknown: OnceLock::new() })
     }
 
     fn count(&self, kind: Kind, headers: &HeaderMap) {
         let named = headers.get(Self::HEADER).and_then(|version| version.to_str().ok());
-        let version = named.filter(|version| version.len() <= Self::LONGEST_BYTES).unwrap_or(Self::UNKNOWN);
-        let counter = usize::from(kind != Kind::Unary);
-        if let Some(counters) = self.by_version.read().unwrap_or_else(PoisonError::into_inner).get(version) {
-            return counters[counter].inc();
-        }
-        let mut by_version = self.by_version.write().unwrap_or_else(PoisonError::into_inner);
-        let version = if by_version.len() < Self::MOST { version } else { Self::UNKNOWN };
-        let made = || ["unary", "stream"].map(|kind| self.requests.with_label_values(&[kind, version]));
-        by_version.entry(version.to_owned()).or_insert_with(made)[counter].inc();
+        let named = named.filter(|version| version.len() <= Self::LONGEST_BYTES && *version != Self::UNKNOWN);
+        let counters = named.and_then(|version| self.of(version));
+        let counters = counters.unwrap_or_else(|| self.unknown.get_or_init(|| self.counters(Self::UNKNOWN)));
+        counters[usize::from(kind != Kind::Unary)].inc();
+    }
+
+    /// The counters of `version`; `None` if there is no room for it.
+    fn of(&self, version: &str) -> Option<&[IntCounter; 2]> {
+        let made = || ClientVersion { name: version.to_owned(), counters: self.counters(version) };
+        // The first free place is taken, by whoever is first.
+        let at_places = self.known.iter().map(|place| place.get_or_init(made));
+        at_places.into_iter().find(|known| known.name == version).map(|known| &known.counters)
+    }
+
+    fn counters(&self, version: &str) -> [IntCounter; 2] {
+        ["unary", "stream"].map(|kind| self.requests.with_label_values(&[kind, version]))
     }
 }
 
@@ -391,7 +405,7 @@ mod tests {
         assert_eq!((read("3.7", "unary"), read("3.7", "stream")), ("2".to_owned(), "1".to_owned()));
         assert_eq!(read("unknown", "unary"), "2");
         (0..100).for_each(|number| count(Method::Put, &format!("4.{number}")));
-        assert_eq!(read("unknown", "unary"), "54", "with two there was room for 48 more");
+        assert_eq!(read("unknown", "unary"), "53", "with one there was room for 49 more");
         count(Method::Put, "3.7");
         assert_eq!(read("3.7", "unary"), "3");
     }

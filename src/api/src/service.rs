@@ -19,7 +19,7 @@ use http_body::Body;
 use prometheus::Registry;
 use prost::Message;
 use quorate_member::Member;
-use quorate_proto::etcdserverpb::{InternalRaftRequest, ResponseHeader};
+use quorate_proto::etcdserverpb::{InternalRaftRequest, RangeResponse, ResponseHeader, TxnResponse};
 use quorate_runtime::net::Address;
 use quorate_runtime::sync::watch;
 use quorate_runtime::{BoxFuture, Rt, select};
@@ -35,6 +35,7 @@ use crate::leader_watch::{LeaderLost, LeaderWatch};
 use crate::method::{Method, knows_service};
 use crate::metrics::{Metrics, Received, Running};
 use crate::request_stats::Watched;
+use crate::room::{Hold, Room, Roomy};
 use crate::{errors, gateway, grpc, plain};
 
 /// Clients that want an error instead of waiting for a leader send this with the value `true`.
@@ -123,6 +124,9 @@ pub struct Api {
     pub(crate) unwell_in_defragmentation: bool,
     pub(crate) process: Process,
     slow_after: Duration,
+    /// Room for what comes in, and for what goes out.
+    requests: Room,
+    pub(crate) answers: Room,
     access: Access,
     leader_watch: LeaderWatch,
     /// True once streams had better go elsewhere.
@@ -140,6 +144,8 @@ impl Api {
         registries.push(registry);
         registries.push(member.metrics().registry().clone());
         let leader_watch = LeaderWatch::start(&rt, &member);
+        let room = || Room::new(Rt::clone(&rt), member.config().inflight_bytes_max, member.config().request_timeout());
+        let (requests, answers) = (room(), room());
         Arc::new(Self {
             rt,
             member,
@@ -152,6 +158,8 @@ impl Api {
             unwell_in_defragmentation: options.unwell_in_defragmentation,
             process: options.process,
             slow_after: options.slow_after,
+            requests,
+            answers,
             access: options.access,
             leader_watch,
             drain: watch::Sender::new(false),
@@ -359,11 +367,11 @@ where
     B: Body<Data = Bytes, Error: Display> + Send + 'static,
 {
     match asked.method {
-        Method::Range => unary(asked, |range| range.serializable, Api::range),
+        Method::Range => unary::<_, _, _, RangeResponse, _>(asked, |range| range.serializable, Api::range_with_room),
         Method::RangeStream => server_stream(asked, never, Api::range_stream),
         Method::Put => unary(asked, never, Api::put),
         Method::DeleteRange => unary(asked, never, Api::delete_range),
-        Method::Txn => unary(asked, never, Api::txn),
+        Method::Txn => unary::<_, _, _, TxnResponse, _>(asked, never, Api::txn_with_room),
         Method::Compact => unary(asked, never, Api::compact),
         Method::Watch => bidi(asked, Api::watch),
         Method::LeaseGrant => unary(asked, never, Api::lease_grant),
@@ -408,21 +416,26 @@ fn now(response: Response<ApiBody>) -> Answer {
 }
 
 /// One message there, one back.
-fn unary<B, Q, A, F>(asked: Asked<B>, learner_may: fn(&Q) -> bool, handler: fn(Arc<Api>, Q) -> F) -> Answer
+fn unary<B, Q, A, M, F>(asked: Asked<B>, learner_may: fn(&Q) -> bool, handler: fn(Arc<Api>, Q) -> F) -> Answer
 where
     B: Body<Data = Bytes, Error: Display> + Send + 'static,
     Q: Message + Default + 'static,
-    A: Message,
+    A: Into<Roomy<M>> + Send,
+    M: Message,
     F: Future<Output = Result<A, Status>> + Send + 'static,
 {
     Box::pin(async move {
         let Asked { api, method, remote, request } = asked;
-        let Accepted { request, encoded, mut running } = match accept(&api, method, request, learner_may).await {
-            Ok(accepted) => accepted,
-            Err(status) => return Ok(grpc::refuse(status)),
-        };
+        let Accepted { request, encoded, mut running, hold: _hold } =
+            match accept(&api, method, request, learner_may).await {
+                Ok(accepted) => accepted,
+                Err(status) => return Ok(grpc::refuse(status)),
+            };
         let watched = Watched::begin(&api.rt, method, encoded);
-        let answered = handler(Arc::clone(&api), request).await.and_then(|answer| grpc::encode(&answer));
+        let answered = match handler(Arc::clone(&api), request).await {
+            Ok(answer) => api.answers.encode(answer.into()).await,
+            Err(status) => Err(status),
+        };
         let told = answered.as_ref().ok().map(|message| &message[grpc::PREFIX_BYTES..]);
         watched.end(&api.rt, api.slow_after, remote.as_deref(), told);
         Ok(match answered {
@@ -536,6 +549,8 @@ struct Accepted<Q> {
     /// As it came.
     encoded: Bytes,
     running: Running,
+    /// The room that its message takes.
+    hold: Hold,
 }
 
 /// How every call begins: its message is received and decoded, the call is counted, and this member may answer it now.
@@ -551,7 +566,7 @@ where
 {
     let (parts, body) = request.into_parts();
     grpc::check_encoding(&parts.headers)?;
-    let message = grpc::receive(body, api.message_bytes_max).await?;
+    let (message, hold) = grpc::receive(body, api.message_bytes_max, &api.requests).await?;
     let request: Q = grpc::decode(message.clone())?;
     let mut running = api.metrics.begin(method, &parts.headers, message.len());
     if let Err(error) = api.admit(&parts.headers, learner_may(&request)) {
@@ -559,5 +574,5 @@ where
         running.finish(status.code());
         return Err(status);
     }
-    Ok(Accepted { request, encoded: message, running })
+    Ok(Accepted { request, encoded: message, running, hold })
 }

@@ -36,15 +36,12 @@ use crate::leases::{self, Lessor};
 use crate::membership::follow::Following;
 use crate::metrics::{Metrics, Operation};
 use crate::peers::Peers;
-use crate::shared::{FromApply, Published, StateQuestion, StopReason, Stopping, ToApply, Waiter};
+use crate::shared::{Answered, FromApply, Published, StateQuestion, StopReason, Stopping, ToApply, Waiter};
 use crate::watches::Watches;
 use crate::{CLUSTER_VERSION, Member};
 
 /// Applying longer than this at a stretch lets other tasks run first.
 const SLICE: Duration = Duration::from_millis(1);
-
-/// How many entries are applied between two looks at the clock.
-const ENTRIES_BETWEEN_CLOCKS: usize = 32;
 
 /// A removed member serves its peers for so long after it has applied its removal.
 const REMOVED_STOPS_AFTER: Duration = Duration::from_secs(1);
@@ -102,9 +99,9 @@ impl Waiters {
         }
     }
 
-    fn answer_later(&mut self, request_id: u64, result: Result<Response, Error>) {
+    fn answer_later(&mut self, request_id: u64, answered: Answered) {
         if let Some(Waiter { reactor, reply, .. }) = self.by_request.remove(&request_id) {
-            self.due.keep(reactor, reply, result);
+            self.due.keep(reactor, reply, answered);
         }
     }
 
@@ -116,7 +113,7 @@ impl Waiters {
         let expired = self.by_request.extract_if(.., |_id, waiter| waiter.deadline <= now);
         let mut count = 0;
         for (_id, waiter) in expired {
-            self.due.keep(waiter.reactor, waiter.reply, Err(Error::Timeout));
+            self.due.keep(waiter.reactor, waiter.reply, Error::Timeout.into());
             count += 1;
         }
         self.due.send_all();
@@ -125,7 +122,7 @@ impl Waiters {
 
     fn fail_all(&mut self) {
         for (_id, waiter) in std::mem::take(&mut self.by_request) {
-            self.due.keep(waiter.reactor, waiter.reply, Err(Error::Stopped));
+            self.due.keep(waiter.reactor, waiter.reply, Error::Stopped.into());
         }
         self.due.send_all();
     }
@@ -331,21 +328,17 @@ impl ApplyLoop {
         waiters: &mut Waiters,
     ) -> Result<(), StoreError> {
         let start = self.rt.mono_now();
-        let mut since_clock = 0;
+        let mut now = start;
         while let Some(entry) = backlog.pop_front() {
-            if !self.apply(entry, waiters).await? {
-                backlog.clear();
-                break;
-            }
-            since_clock += 1;
-            if self.store.pending_full() {
-                break;
-            }
-            if since_clock >= ENTRIES_BETWEEN_CLOCKS {
-                since_clock = 0;
-                if self.rt.mono_now() - start >= SLICE {
+            match self.apply(entry, now, waiters).await? {
+                Some(applied_at) => now = applied_at,
+                None => {
+                    backlog.clear();
                     break;
                 }
+            }
+            if self.store.pending_full() || now - start >= SLICE {
+                break;
             }
         }
         self.store.publish();
@@ -365,13 +358,19 @@ impl ApplyLoop {
         Ok(())
     }
 
-    /// Returns false, with the entry not applied, if the member stops first.
-    async fn apply(&mut self, entry: Committed, waiters: &mut Waiters) -> Result<bool, StoreError> {
+    /// Applies an entry, from `start` on, and says when that was done; `None`, with the entry not applied, if the member stops
+    /// first.
+    async fn apply(
+        &mut self,
+        entry: Committed,
+        start: MonoTime,
+        waiters: &mut Waiters,
+    ) -> Result<Option<MonoTime>, StoreError> {
         let (index, term) = (entry.index, entry.term);
         witness::applies(self.member.id().0, index.0, term.0, &entry.payload);
         if index <= self.store.applied().0 {
             // The database was ahead of where the log was replayed from.
-            return Ok(true);
+            return Ok(Some(start));
         }
         let noted = witness::note(|| (self.store.revision(), entry.payload.clone()));
         let (request_id, command) = match entry.payload {
@@ -385,14 +384,13 @@ impl ApplyLoop {
                 (id, command)
             }
             Payload::ConfChange(change) => {
-                let Some(changed) = self.conf_change(change).await else { return Ok(false) };
+                let Some(changed) = self.conf_change(change).await else { return Ok(None) };
                 self.membership_changed = true;
                 changed
             }
         };
         let lease_change = leases::Change::of(&command);
         let operation = operation(&command);
-        let start = self.rt.mono_now();
         let mut progress = self.store.start(index, term, command)?;
         let Outcome { result, over_quota } = loop {
             match progress {
@@ -408,8 +406,9 @@ impl ApplyLoop {
         {
             witness::makes(self.member.id().0, self.store.revision().0, &request);
         }
+        let now = self.rt.mono_now();
         if let Some(operation) = operation {
-            let (times, took) = (&self.metrics.times, self.rt.mono_now() - start);
+            let (times, took) = (&self.metrics.times, now - start);
             times.applied(operation, matches!(&result, Ok(_) | Err(Error::Compacted)), took);
             times.warn_if_slow(operation, took, self.member.config().warning_apply_duration, request_id);
         }
@@ -418,8 +417,8 @@ impl ApplyLoop {
         if over_quota {
             self.member.raise_alarm(AlarmType::Nospace, self.member.id());
         }
-        waiters.answer_later(request_id, result);
-        Ok(true)
+        waiters.answer_later(request_id, Answered { result, apply_began_at: Some(start) });
+        Ok(Some(now))
     }
 
     fn decode(&self, index: LogIndex, data: bytes::Bytes) -> (u64, Command) {

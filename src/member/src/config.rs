@@ -63,6 +63,8 @@ pub struct MemberConfig {
     pub quota_bytes: Option<u64>,
     /// Largest encoded request.
     pub max_request_bytes: usize,
+    /// So many bytes of large requests may be under way, and as many of large answers. etcd has no such limit.
+    pub inflight_bytes_max: usize,
     /// Most operations in a list of a transaction.
     pub max_txn_ops: usize,
     /// Most learners.
@@ -122,6 +124,7 @@ impl MemberConfig {
             snapshot_catchup_entries: 5_000,
             quota_bytes: Some(2 * 1024 * 1024 * 1024),
             max_request_bytes: 1_572_864,
+            inflight_bytes_max: 256 << 20,
             max_txn_ops: 128,
             max_learners: 1,
             initial_corrupt_check: false,

@@ -7,13 +7,11 @@
 
 use quorate_runtime::Rt;
 use quorate_runtime::sync::mpsc;
-use quorate_store::Response;
-use quorate_types::Error;
 
-use crate::shared::Reply;
+use crate::shared::{Answered, Reply};
 
 /// An answer, and who gets it.
-type Answer = (Reply, Result<Response, Error>);
+type Answer = (Reply, Answered);
 
 /// The gates of all reactors, as their user on one of them sees them.
 #[derive(Debug)]
@@ -53,10 +51,10 @@ impl Gates {
     }
 
     /// Keeps an answer for a task of `reactor` until [`Gates::send_all`].
-    pub fn keep(&mut self, reactor: usize, reply: Reply, result: Result<Response, Error>) {
+    pub fn keep(&mut self, reactor: usize, reply: Reply, answered: Answered) {
         match &mut self.gates[reactor] {
-            Some(gate) => gate.next_batch.push((reply, result)),
-            None => self.here.push((reply, result)),
+            Some(gate) => gate.next_batch.push((reply, answered)),
+            None => self.here.push((reply, answered)),
         }
     }
 
@@ -74,8 +72,8 @@ impl Gates {
 }
 
 fn deliver(batch: impl IntoIterator<Item = Answer>) {
-    for (reply, result) in batch {
+    for (reply, answered) in batch {
         // A caller that went away does not want its answer.
-        let _ = reply.send(result);
+        let _ = reply.send(answered);
     }
 }

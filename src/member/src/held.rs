@@ -206,7 +206,7 @@ impl Held {
 
 fn fail(waiter: Waiter, error: Error) -> usize {
     // A caller that went away does not want its answer.
-    let _ = waiter.reply.send(Err(error));
+    let _ = waiter.reply.send(error.into());
     1
 }
 
@@ -217,11 +217,11 @@ mod tests {
     use prost::Message as _;
     use quorate_proto::raftpb::ConfChangeType;
     use quorate_runtime::sync::oneshot;
-    use quorate_store::Response;
 
     use super::*;
+    use crate::shared::Answered;
 
-    type Answer = oneshot::Receiver<Result<Response, Error>>;
+    type Answer = oneshot::Receiver<Answered>;
 
     fn at(secs: u64) -> MonoTime {
         MonoTime::from_nanos(0) + Duration::from_secs(secs)
@@ -278,12 +278,12 @@ mod tests {
         held.hold(change);
         held.hold_forwarded(forwarded_request(3), at(2));
         assert_eq!(held.expire(at(2)), 2);
-        assert_eq!(first_answer.try_recv(), Ok(Err(Error::Timeout)));
-        assert_eq!(change_answer.try_recv(), Ok(Err(Error::Timeout)));
+        assert_eq!(first_answer.try_recv(), Ok(Error::Timeout.into()));
+        assert_eq!(change_answer.try_recv(), Ok(Error::Timeout.into()));
         assert!(second_answer.try_recv().is_err() && held.requests().len() == 1);
         assert!(held.next_change().is_none() && held.take_forwarded().is_none());
         held.fail_all(Error::Stopped);
-        assert_eq!(second_answer.try_recv(), Ok(Err(Error::Stopped)));
+        assert_eq!(second_answer.try_recv(), Ok(Error::Stopped.into()));
         assert_eq!(held.request_bytes, 0);
     }
 
@@ -299,7 +299,7 @@ mod tests {
         }
         held.refuse_other_terms(Some(Term(5)));
         assert_eq!(held.requests().map(|data| data.len()).collect::<Vec<_>>(), [1, 3]);
-        assert_eq!(answers[1].try_recv(), Ok(Err(Error::NotLeader)));
+        assert_eq!(answers[1].try_recv(), Ok(Error::NotLeader.into()));
         held.refuse_other_terms(None);
         assert_eq!(held.requests().map(|data| data.len()).collect::<Vec<_>>(), [1]);
         assert_eq!((held.request_bytes, held.has_bound), (1, false));

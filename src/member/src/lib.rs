@@ -46,6 +46,7 @@ mod raft_loop;
 mod save;
 mod shared;
 mod testify;
+pub mod trace;
 mod waiting;
 mod watches;
 
@@ -58,6 +59,7 @@ use prost::Message as _;
 use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
 use quorate_proto::etcdserverpb::{AlarmRequest, AlarmType, InternalRaftRequest, RequestHeader};
 use quorate_raft::transport::{Carrier, Transport, TransportConfig, TransportLimits};
+use quorate_runtime::clock::MonoTime;
 use quorate_runtime::spawn::{self, Worker, WorkerGone};
 use quorate_runtime::sync::{mpsc, oneshot, watch};
 use quorate_runtime::{Rt, clock};
@@ -83,7 +85,7 @@ use leases::{LeaderLines, Lessor};
 use membership::follow::Following;
 use peers::{INBOX_MESSAGES, PeerInbox, Peers, SnapshotSender};
 use raft_loop::{RaftLimits, RaftLoop};
-use shared::{Payload, Proposal, Published, RaftQuestion, StateQuestion, Stopping, Waiter};
+use shared::{Answered, Payload, Proposal, Published, RaftQuestion, StateQuestion, Stopping, Waiter};
 use watches::Watches;
 
 /// The etcd release that this member claims to be.
@@ -336,16 +338,27 @@ impl Member {
     async fn propose_in(&self, only_in: Option<Term>, request: InternalRaftRequest) -> Result<Response, Error> {
         let inner = &*self.inner;
         let (operation, begun_at) = (Operation::of(&request), inner.rt.mono_now());
-        let result = self.propose_uncounted(only_in, request).await;
-        inner.metrics.times.answered(operation, result.is_ok(), inner.rt.mono_now() - begun_at);
+        let mut request = request;
+        let Answered { result, apply_began_at } = match self.propose_uncounted(only_in, &mut request, begun_at).await {
+            Ok(answered) => answered,
+            Err(error) => error.into(),
+        };
+        let now = inner.rt.mono_now();
+        inner.metrics.times.answered(operation, result.is_ok(), now - begun_at);
+        if let Some(apply_began_at) = apply_began_at
+            && now - begun_at > trace::LONG
+        {
+            trace::tell_of_write(&inner.rt, &request, result.as_ref().ok(), [begun_at, apply_began_at, now]);
+        }
         result
     }
 
     async fn propose_uncounted(
         &self,
         only_in: Option<Term>,
-        mut request: InternalRaftRequest,
-    ) -> Result<Response, Error> {
+        request: &mut InternalRaftRequest,
+        begun_at: MonoTime,
+    ) -> Result<Answered, Error> {
         let inner = &*self.inner;
         let request_id = inner.request_ids.next();
         request.header.get_or_insert_with(RequestHeader::default).id = request_id;
@@ -357,22 +370,28 @@ impl Member {
         if status.committed.0 > status.applied.0 + APPLY_GAP_MAX {
             return Err(Error::TooManyRequests);
         }
-        self.submit(request_id, only_in, Payload::Request(data)).await
+        self.submit(request_id, only_in, begun_at, Payload::Request(data)).await
     }
 
     /// Hands a proposal to the raft loop and waits for what comes of it.
-    async fn submit(&self, request_id: u64, only_in: Option<Term>, payload: Payload) -> Result<Response, Error> {
+    async fn submit(
+        &self,
+        request_id: u64,
+        only_in: Option<Term>,
+        begun_at: MonoTime,
+        payload: Payload,
+    ) -> Result<Answered, Error> {
         let inner = &*self.inner;
         if inner.published.removed.load(Ordering::Acquire) {
             return Err(Error::Stopped);
         }
         let (reply, answer) = oneshot::channel();
-        let deadline = inner.rt.mono_now() + inner.config.request_timeout();
+        let deadline = begun_at + inner.config.request_timeout();
         let waiter = Waiter { request_id, deadline, only_in, reactor: inner.rt.current_reactor(), reply };
         if inner.proposals.send(Proposal { payload, waiter }).await.is_err() {
             return Err(Error::Stopped);
         }
-        answer.await.unwrap_or(Err(Error::Stopped))
+        Ok(answer.await.unwrap_or(Error::Stopped.into()))
     }
 
     fn ask_raft(&self, question: RaftQuestion) -> Result<(), Error> {

@@ -17,7 +17,22 @@ use quorate_types::{Error, LeaseId, LogIndex, MemberId, Term};
 use crate::defragment;
 
 /// The answer to a proposal.
-pub type Reply = oneshot::Sender<Result<Response, Error>>;
+#[derive(Debug, PartialEq)]
+pub struct Answered {
+    pub result: Result<Response, Error>,
+    /// When its entry began to be applied here, if it was.
+    pub apply_began_at: Option<MonoTime>,
+}
+
+impl From<Error> for Answered {
+    /// Whoever proposed is told before anything was applied.
+    fn from(error: Error) -> Self {
+        Self { result: Err(error), apply_began_at: None }
+    }
+}
+
+/// Whoever waits for it.
+pub type Reply = oneshot::Sender<Answered>;
 
 /// Who waits for the entry with a request id, and until when.
 #[derive(Debug)]

@@ -48,7 +48,13 @@ pub(crate) struct Pending {
 
 impl State {
     pub(crate) fn snapshot(&self) -> Snapshot<'_> {
-        Snapshot { index: &self.index, rows: &self.rows, revision: self.revision, compacted: self.compacted }
+        Snapshot {
+            index: &self.index,
+            rows: &self.rows,
+            revision: self.revision,
+            compacted: self.compacted,
+            room_bytes: None,
+        }
     }
 
     /// The entry is complete.

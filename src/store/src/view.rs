@@ -6,6 +6,7 @@
 //! let go. A reader takes the newest and uses that one alone for whatever it answers, for as short as it can: an old view keeps
 //! old rows in memory and old pages in the file.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quorate_proto::etcdserverpb::{
@@ -74,7 +75,13 @@ impl View {
     }
 
     fn keys(&self) -> Snapshot<'_> {
-        Snapshot { index: &self.index, rows: &self.rows, revision: self.revision, compacted: self.compacted }
+        Snapshot {
+            index: &self.index,
+            rows: &self.rows,
+            revision: self.revision,
+            compacted: self.compacted,
+            room_bytes: None,
+        }
     }
 
     /// The current revision.
@@ -102,9 +109,29 @@ impl View {
         range::range(&self.keys(), request)
     }
 
+    /// The same; `None` if the answer's rows take more than `room_bytes`.
+    pub fn range_within(&self, request: &RangeRequest, room_bytes: usize) -> Result<Option<RangeResponse>, ReadError> {
+        self.read_within(room_bytes, |keys| range::range(keys, request))
+    }
+
     /// Answers a transaction that needs no log entry; `request` is one that [`is_read_only`](crate::is_read_only) accepts.
     pub fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
         txn::read(&self.keys(), request)
+    }
+
+    /// The same; `None` if the answer's rows take more than `room_bytes`.
+    pub fn read_txn_within(&self, request: &TxnRequest, room_bytes: usize) -> Result<Option<TxnResponse>, ReadError> {
+        self.read_within(room_bytes, |keys| txn::read(keys, request))
+    }
+
+    fn read_within<A>(
+        &self,
+        room_bytes: usize,
+        read: impl FnOnce(&Snapshot<'_>) -> Result<A, ReadError>,
+    ) -> Result<Option<A>, ReadError> {
+        let room_bytes = Cell::new(Some(room_bytes));
+        let answer = read(&Snapshot { room_bytes: Some(&room_bytes), ..self.keys() })?;
+        Ok(room_bytes.get().map(|_left| answer))
     }
 
     /// Whether a lease has been granted and not revoked.

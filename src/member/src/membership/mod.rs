@@ -155,7 +155,8 @@ impl Member {
         let request_id = self.inner.request_ids.next();
         let change =
             ConfChange { id: Some(request_id), r#type: Some(change_type as i32), node_id: Some(id.0), context };
-        match self.submit(request_id, None, Payload::ConfChange(Box::new(change))).await? {
+        let now = self.runtime().mono_now();
+        match self.submit(request_id, None, now, Payload::ConfChange(Box::new(change))).await?.result? {
             Response::Members(members) => {
                 tracing::info!(
                     local_member_id = %self.id(),

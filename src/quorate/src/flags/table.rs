@@ -1,4 +1,4 @@
-//! Every flag of etcd 3.7, with what this version does about it.
+//! Every flag of etcd 3.7, with what this version does about it, and the one that etcd lacks: `max-inflight-bytes`.
 //!
 //! One table feeds the parser, the help text, the environment variables and the check of what is not built yet. Names, kinds
 //! and defaults are etcd's; the sentences are ours.
@@ -130,6 +130,12 @@ const MEMBER: &[Flag] = &[
         .no_effect("batches are bounded by time and by bytes"),
     flag("max-txn-ops", Uint, "128", "Most operations in each part of a transaction."),
     flag("max-request-bytes", Uint, "1572864", "Largest request, in bytes."),
+    flag(
+        "max-inflight-bytes",
+        Uint,
+        "268435456",
+        "Bytes of large requests under way, and as many of large answers; who finds no room waits.",
+    ),
     flag("max-concurrent-streams", Uint32, "4294967295", "Most requests in flight on one connection."),
     flag(
         "grpc-keepalive-min-time",

@@ -15,6 +15,8 @@ pub mod revision;
 pub(crate) mod txn;
 pub(crate) mod write;
 
+use std::cell::Cell;
+
 use self::index::KeyIndex;
 use crate::rows::Rows;
 
@@ -27,4 +29,15 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) revision: i64,
     /// Revisions below this one are gone; -1 if none is.
     pub(crate) compacted: i64,
+    /// So many bytes of rows an answer may still take, nothing any more once one did not fit; without it, any number.
+    pub(crate) room_bytes: Option<&'a Cell<Option<usize>>>,
+}
+
+impl Snapshot<'_> {
+    /// Takes room for a row of an answer. False if there is too little.
+    fn take_room(&self, row_bytes: usize) -> bool {
+        let Some(room_bytes) = self.room_bytes else { return true };
+        room_bytes.set(room_bytes.get().and_then(|left| left.checked_sub(row_bytes)));
+        room_bytes.get().is_some()
+    }
 }

@@ -44,7 +44,7 @@ pub(crate) fn range(snapshot: &Snapshot<'_>, request: &RangeRequest) -> Result<R
     }
 
     let plan = Plan::of(request);
-    let mut taken = Taken { snapshot, plan: &plan, kvs: Vec::new(), failed: None };
+    let mut taken = Taken { snapshot, plan: &plan, kvs: Vec::new(), failed: None, is_cut: false };
     if let (true, Some(key)) = (newest, keys.as_single()) {
         if let Some(version) = snapshot.index.get(key) {
             response.count = 1;
@@ -197,6 +197,8 @@ struct Taken<'a> {
     plan: &'a Plan,
     kvs: Vec<Bytes>,
     failed: Option<StoreError>,
+    /// There was too little room: nobody will have this answer.
+    is_cut: bool,
 }
 
 impl Taken<'_> {
@@ -242,10 +244,14 @@ impl Taken<'_> {
         let kv = if self.plan.keys_alone { without_value(&kv, false) } else { kv };
         // At an older revision the walk goes on, to count.
         let _ = self.take(kv);
-        ControlFlow::Continue(())
+        if self.is_cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     fn take(&mut self, kv: Bytes) -> ControlFlow<()> {
+        self.is_cut = !self.snapshot.take_room(kv.len());
+        if self.is_cut {
+            return ControlFlow::Break(());
+        }
         self.kvs.push(kv);
         if self.kvs.len() < self.plan.take_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
