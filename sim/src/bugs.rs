@@ -396,6 +396,13 @@ pub const ALL: &[Bug] = &[
         membership: false,
     },
     Bug {
+        name: "alarms-forgotten-at-restart",
+        source: "folklore",
+        what: "a member that starts again knows nothing of the alarms in its database",
+        checker: "alarms",
+        membership: false,
+    },
+    Bug {
         name: "one-revision-less-is-kept",
         source: "folklore",
         what: "compaction by itself keeps one revision less than it should",

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
+use quorate_proto::etcdserverpb::AlarmType;
+use quorate_proto::etcdserverpb::alarm_request::AlarmAction;
 use quorate_proto::mvccpb::KeyValue;
 use quorate_proto::{etcdserverpb as pb, v3electionpb, v3lockpb};
 
 use super::Evidence;
+use crate::history::alarm::AlarmCall;
 use crate::history::election::{ElectionAnswer, ElectionCall, ElectionRequest, Observation};
 use crate::history::lease::{LeaseAnswer, LeaseCall, LeaseRequest};
 use crate::history::lock::{LockAnswer, LockCall, LockRequest};
@@ -29,6 +32,7 @@ pub struct Story {
     pub locks: Vec<LockCall>,
     pub elections: Vec<ElectionCall>,
     pub observations: Vec<Observation>,
+    pub alarms: Vec<AlarmCall>,
 }
 
 /// The leases to which a story may attach keys, before it grants them, too.
@@ -46,6 +50,7 @@ impl Default for Story {
             locks: Vec::new(),
             elections: Vec::new(),
             observations: Vec::new(),
+            alarms: Vec::new(),
         }
     }
 }
@@ -327,6 +332,29 @@ impl Story {
         self
     }
 
+    fn alarm(&mut self, action: AlarmAction, member_id: u64, listed: &[u64]) -> &mut Self {
+        let alarm = AlarmType::Nospace.into();
+        let alarms = listed.iter().map(|&member_id| pb::AlarmMember { member_id, alarm }).collect();
+        let answer = pb::AlarmResponse { header: self.header(), alarms };
+        let call = self.call_of(pb::AlarmRequest { action: action.into(), member_id, alarm }, answer);
+        self.alarms.push(call);
+        self
+    }
+
+    /// Raises an alarm for NOSPACE in a member's name.
+    pub fn raise(&mut self, accused: u64) -> &mut Self {
+        self.alarm(AlarmAction::Activate, accused, &[accused])
+    }
+
+    pub fn take_back(&mut self, accused: u64) -> &mut Self {
+        self.alarm(AlarmAction::Deactivate, accused, &[accused])
+    }
+
+    /// Asks which alarms stand, and is told of these members'.
+    pub fn list_alarms(&mut self, accused: &[u64]) -> &mut Self {
+        self.alarm(AlarmAction::Get, 0, accused)
+    }
+
     pub fn evidence(&self) -> Evidence {
         Evidence {
             operations: self.operations.clone(),
@@ -336,6 +364,7 @@ impl Story {
             locks: self.locks.clone(),
             elections: self.elections.clone(),
             observations: self.observations.clone(),
+            alarms: self.alarms.clone(),
             election_timeout_ms: 1000,
             recovery_limit_ns: u64::MAX,
             ..Evidence::default()

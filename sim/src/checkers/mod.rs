@@ -4,6 +4,7 @@
 //! history that follows from it. It says what is wrong in one paragraph that names the operations. Each has tests with doctored histories: one that cannot fail checks
 //! nothing.
 
+mod alarms;
 mod append_cycles;
 mod auto_compaction;
 mod case;
@@ -27,6 +28,7 @@ use prost::Message as _;
 use quorate_proto::mvccpb::KeyValue;
 
 pub use self::case::Case;
+use crate::history::alarm::AlarmCall;
 use crate::history::compaction::{self, AutoCompaction, Compaction};
 use crate::history::election::{ElectionCall, Observation};
 use crate::history::lease::LeaseCall;
@@ -50,6 +52,8 @@ pub struct Evidence {
     pub elections: Vec<ElectionCall>,
     /// Every observation of an election, in order of its begin.
     pub observations: Vec<Observation>,
+    /// Every call about alarms, in order of its begin.
+    pub alarms: Vec<AlarmCall>,
     /// The members' election timeout, in milliseconds.
     pub election_timeout_ms: u64,
     /// How wrong the members' clocks were.
@@ -109,7 +113,8 @@ impl Evidence {
         let operations = self.operations.iter().map(Call::from);
         let leases = self.leases.iter().map(Call::from);
         let locks = self.locks.iter().map(Call::from);
-        operations.chain(leases).chain(locks).chain(self.elections.iter().map(Call::from))
+        let elections = self.elections.iter().map(Call::from);
+        operations.chain(leases).chain(locks).chain(elections).chain(self.alarms.iter().map(Call::from))
     }
 }
 
@@ -158,6 +163,7 @@ pub fn all() -> Vec<Box<dyn Checker>> {
         Box::new(leases::Leases),
         Box::new(locks::Locks),
         Box::new(elections::Elections),
+        Box::new(alarms::Alarms),
         Box::new(auto_compaction::AutoCompactions),
         Box::new(liveness::Liveness),
         Box::new(equal_hashes::EqualHashes),

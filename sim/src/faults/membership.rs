@@ -20,6 +20,7 @@ use quorate_types::MemberId;
 use super::{Fault, Stage, draw_mean_secs, interval};
 use crate::actions::Action;
 use crate::scenario::{Call, Deed, Wanted, Who};
+use crate::workloads::alarms;
 use crate::world::clock;
 use crate::world::cluster::{MemberMachine, client_runtime};
 use crate::world::dice::Dice;
@@ -165,7 +166,11 @@ impl Operator {
         else {
             return false;
         };
-        let is_stranger = |alarm: &&pb::AlarmMember| list.iter().all(|member| member.id != alarm.member_id);
+        // A workload looks after its own.
+        let is_made_up = |alarm: &pb::AlarmMember| alarms::ACCUSED.contains(&alarm.member_id);
+        let is_stranger = |alarm: &&pb::AlarmMember| {
+            list.iter().all(|member| member.id != alarm.member_id) && !is_made_up(alarm)
+        };
         let Some(stranger) = raised.alarms.iter().find(is_stranger) else { return true };
         request.action = AlarmAction::Deactivate.into();
         (request.member_id, request.alarm) = (stranger.member_id, stranger.alarm);

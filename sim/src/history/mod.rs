@@ -1,8 +1,9 @@
 //! What the clients asked and were told, with simulated times: the only thing that checkers believe.
 //!
 //! Calls of the KV service are [`Operation`]s; those of the other services have the same shape and are kept apart ([`lease`],
-//! [`lock`], [`election`]), and so are watches and observations, which are told many things ([`watch`], [`election`]).
+//! [`lock`], [`election`], [`alarm`]), and so are watches and observations, which are told many things ([`watch`], [`election`]).
 
+pub mod alarm;
 pub mod compaction;
 pub mod election;
 pub mod lease;
@@ -210,6 +211,7 @@ pub struct Recorded {
     locks: Vec<lock::LockCall>,
     elections: Vec<election::ElectionCall>,
     observations: Vec<election::Observation>,
+    alarms: Vec<alarm::AlarmCall>,
     watches: Vec<watch::Watch>,
     losses: Vec<DeclaredLoss>,
     answered: u64,
@@ -398,6 +400,12 @@ impl Recorder {
     pub fn elections(&self) -> Vec<election::ElectionCall> {
         let state = lock(&self.state);
         state.uncertain(&state.elections)
+    }
+
+    /// The same of alarms.
+    pub fn alarms(&self) -> Vec<alarm::AlarmCall> {
+        let state = lock(&self.state);
+        state.uncertain(&state.alarms)
     }
 
     /// Every observation of an election so far that began after all losses, in order of their begin.

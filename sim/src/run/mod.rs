@@ -209,6 +209,7 @@ async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Repor
         locks: recorder.locks(),
         elections: recorder.elections(),
         observations: recorder.observations(),
+        alarms: recorder.alarms(),
         election_timeout_ms: plan.limits.settings.election_ms,
         committed: witness::requests(),
         kept: plan.limits.settings.auto_compaction,

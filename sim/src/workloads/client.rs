@@ -244,6 +244,20 @@ impl Client {
         self.end_call(ticket, result)
     }
 
+    /// Raises, takes back or asks for alarms, and records request and outcome.
+    pub async fn alarm(&mut self, request: pb::AlarmRequest) -> Outcome<pb::AlarmResponse> {
+        let mut link = self.connect().await;
+        let ticket = self.recorder.begin(self.number, request);
+        let result = within(self.options.timeout, link.alarm(request)).await;
+        self.end_call(ticket, result)
+    }
+
+    /// How long a proposal whose outcome is unknown may still be on its way to the log: its member holds it for the time of a
+    /// request, and so does a leader that it is passed on to.
+    pub fn proposals_live(&self) -> Duration {
+        3 * self.stage.cluster.machines[0].request_timeout()
+    }
+
     /// A keep-alive stream to some member; none, if that one does not answer in time.
     pub async fn keep_alive_stream(&mut self) -> Option<KeepAliveStream> {
         let link = self.connect().await;

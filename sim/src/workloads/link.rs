@@ -10,6 +10,7 @@ use quorate_client::{Connection, KeepAliveStream};
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_proto::etcdserverpb::lease_client::LeaseClient;
+use quorate_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use quorate_proto::v3electionpb::election_client::ElectionClient;
 use quorate_proto::v3lockpb::lock_client::LockClient;
 use quorate_runtime::sync::oneshot;
@@ -144,6 +145,16 @@ impl Link {
         })
     }
 
+    /// The same for alarms.
+    pub async fn alarm(&mut self, request: pb::AlarmRequest) -> Result<pb::AlarmResponse, Status> {
+        let connection = match self {
+            Self::Grpc(connection, _) => connection,
+            Self::Direct(link) => return link.call(|api| Box::pin(handle_alarm(api, request))).await,
+        };
+        let mut client = MaintenanceClient::with_origin(connection.clone(), connection.origin());
+        Ok(client.alarm(request).await?.into_inner())
+    }
+
     /// A range through RangeStream, put together again. A call that is handed over as it is has no pieces.
     pub async fn stream(&mut self, range: pb::RangeRequest) -> Result<Answer, Status> {
         let kv = match self {
@@ -220,6 +231,11 @@ async fn handle_lock(api: Arc<Api>, request: LockRequest) -> Result<LockAnswer, 
         LockRequest::Lock(lock) => LockAnswer::Lock(api.lock(lock).await?),
         LockRequest::Unlock(unlock) => LockAnswer::Unlock(api.unlock(unlock).await?),
     })
+}
+
+async fn handle_alarm(api: Arc<Api>, request: pb::AlarmRequest) -> Result<pb::AlarmResponse, Status> {
+    api.admit_call(false)?;
+    api.alarm(request).await
 }
 
 async fn handle_election(api: Arc<Api>, request: ElectionRequest) -> Result<ElectionAnswer, Status> {

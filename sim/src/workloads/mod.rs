@@ -3,6 +3,7 @@
 //! A workload is a loop of one client until the stage is over: think, call, remember. It never judges: every call is recorded,
 //! and the checkers judge the record. Values are unique, so that what is seen can be traced to who wrote it.
 
+pub mod alarms;
 mod batches;
 mod client;
 mod compaction;
@@ -51,4 +52,5 @@ pub const ALL: &[(&str, Make)] = &[
     ("maintenance", |dice| Box::new(maintenance::Maintenance::draw(dice))),
     ("elections", |dice| Box::new(elections::Elections::draw(dice))),
     ("locks", |dice| Box::new(locks::Locks::draw(dice))),
+    ("alarms", |dice| Box::new(alarms::Alarms::draw(dice))),
 ];

@@ -648,6 +648,11 @@ impl MemberMachine {
         state.forced == Forced::Asked && state.process.as_ref().is_some_and(|process| !process.forces)
     }
 
+    /// How long its member waits until what was proposed is applied, by its own clock.
+    pub fn request_timeout(&self) -> Duration {
+        self.limits.settings.request_timeout()
+    }
+
     /// Where its member keeps its log.
     pub fn wal_path(&self) -> std::path::PathBuf {
         self.limits.settings.wal_path()
