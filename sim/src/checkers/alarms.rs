@@ -43,7 +43,9 @@ impl Checker for Alarms {
             let is_asked_for = |name: &Name| [AlarmType::None as i32, name.1].contains(&call.request.alarm);
             for (name, changes) in changes.iter().filter(|(name, _)| is_asked_for(name)) {
                 let stands = answer.alarms.iter().any(|alarm| (alarm.member_id, alarm.alarm) == *name);
-                changes.judge(stands, call.start, call.end).map_err(|what| format!("{what}; yet {}", call.describe()))?;
+                changes
+                    .judge(stands, call.start, call.end)
+                    .map_err(|what| format!("{what}; yet {}", call.describe()))?;
             }
         }
         let of_space = || changes.iter().filter(|(name, _)| name.1 == AlarmType::Nospace as i32);
@@ -70,8 +72,7 @@ struct Changes<'a> {
 impl Changes<'_> {
     /// Somebody found between `start` and `end` that the alarm `stands`, or that it does not.
     fn judge(&self, stands: bool, start: SimTime, end: SimTime) -> Result<(), String> {
-        let (same, opposite) =
-            if stands { (&self.raised, &self.taken_back) } else { (&self.taken_back, &self.raised) };
+        let (same, opposite) = if stands { (&self.raised, &self.taken_back) } else { (&self.taken_back, &self.raised) };
         // Whether what was found may have been made between `since` and when it was found.
         let may_be = |since: SimTime| same.iter().any(|call| call.start <= end && call.effective_end() >= since);
         if stands && !may_be(SimTime::default()) {

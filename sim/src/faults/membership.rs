@@ -168,9 +168,8 @@ impl Operator {
         };
         // A workload looks after its own.
         let is_made_up = |alarm: &pb::AlarmMember| alarms::ACCUSED.contains(&alarm.member_id);
-        let is_stranger = |alarm: &&pb::AlarmMember| {
-            list.iter().all(|member| member.id != alarm.member_id) && !is_made_up(alarm)
-        };
+        let is_stranger =
+            |alarm: &&pb::AlarmMember| list.iter().all(|member| member.id != alarm.member_id) && !is_made_up(alarm);
         let Some(stranger) = raised.alarms.iter().find(is_stranger) else { return true };
         request.action = AlarmAction::Deactivate.into();
         (request.member_id, request.alarm) = (stranger.member_id, stranger.alarm);

@@ -11,11 +11,13 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, StreamBody};
 use prost::Message;
 use quorate_api::{ApiBody, ApiOptions, ApiService};
+use quorate_client::Connection;
 use quorate_member::MemberConfig;
+use quorate_proto::etcdserverpb::kv_client::KvClient;
 use quorate_proto::etcdserverpb::{PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest, request_op};
 use quorate_runtime::clock;
 use quorate_types::Error;
-use served::{Served, with_member};
+use served::{Served, plain, with_member};
 use tonic::Status;
 use tower_service::Service;
 
@@ -88,6 +90,21 @@ fn a_large_answer_waits_until_those_before_it_have_left() {
         assert_eq!(rows(range(service, 1).await.unwrap()).await, 1);
         assert_eq!(rows(first).await, 1 + VALUES);
         assert_eq!(rows(second.await.unwrap()).await, 1 + VALUES);
+    });
+}
+
+#[test]
+fn there_is_room_for_many() {
+    with_member(plain, 1, async |served| {
+        fill(served).await;
+        let mut leaving = Vec::new();
+        for _ in 0..100 {
+            leaving.push(range(&served.service, 0).await.unwrap());
+        }
+        let other = Connection::connect(&served.rt, served.address.clone()).await.unwrap();
+        let mut kv = KvClient::with_origin(other.clone(), other.origin());
+        let all = RangeRequest { key: "a".into(), range_end: "b".into(), ..Default::default() };
+        assert_eq!(kv.range(all).await.unwrap().into_inner().kvs.len(), 1 + VALUES);
     });
 }
 
