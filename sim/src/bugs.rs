@@ -207,6 +207,13 @@ pub const ALL: &[Bug] = &[
         membership: true,
     },
     Bug {
+        name: "leaves-before-the-commit-is-kept",
+        source: "found here: seed 1864",
+        what: "a leader leaves the cluster before anybody else's disk knows that its removal is committed",
+        checker: EXPECT,
+        membership: true,
+    },
+    Bug {
         name: "alarm-for-the-disk-forgotten",
         source: "found here: seed 5",
         what: "a member forgets that it asked for the NOSPACE alarm before that has taken effect",

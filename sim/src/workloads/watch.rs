@@ -140,9 +140,16 @@ struct Open {
     stream: WatchStream,
     number: u64,
     /// Asked for and not yet created, in order.
-    asked: VecDeque<(WatchTicket, pb::WatchCreateRequest)>,
+    asked: VecDeque<Asked>,
     /// By id; ended ones stay until the server has confirmed a cancellation.
     watches: BTreeMap<i64, Watching>,
+}
+
+struct Asked {
+    ticket: WatchTicket,
+    request: pb::WatchCreateRequest,
+    /// Which ids were cancelled since. One that the server had ended by itself, before it heard of that, may be this one's.
+    cancelled_ids: Vec<i64>,
 }
 
 struct Watching {
@@ -161,7 +168,7 @@ impl Open {
     fn ask(&mut self, client: &Client, request: pb::WatchCreateRequest) {
         let ticket = client.recorder.begin_watch(client.number, self.number, request.clone());
         self.stream.create(request.clone());
-        self.asked.push_back((ticket, request));
+        self.asked.push_back(Asked { ticket, request, cancelled_ids: Vec::new() });
     }
 
     /// Ends some watch, or none.
@@ -171,6 +178,7 @@ impl Open {
         if let Some(watching) = self.watches.get(&id) {
             client.recorder.cancel_watch(watching.ticket);
         }
+        self.asked.iter_mut().for_each(|asked| asked.cancelled_ids.push(id));
         self.stream.cancel(id);
     }
 
@@ -197,8 +205,11 @@ impl Open {
             knowledge.revision = knowledge.revision.max(revision);
         }
         if response.created {
-            let Some((ticket, request)) = self.asked.pop_front() else { return };
+            let Some(Asked { ticket, request, cancelled_ids }) = self.asked.pop_front() else { return };
             client.recorder.watched(ticket, response.clone());
+            if cancelled_ids.contains(&response.watch_id) {
+                client.recorder.cancel_watch(ticket);
+            }
             if response.canceled {
                 client.recorder.end_watch(ticket);
             } else {
@@ -238,7 +249,7 @@ impl Open {
     /// Nobody listens any more. Returns what would be asked for to go on.
     fn close(self, client: &Client) -> Vec<pb::WatchCreateRequest> {
         let mut resumed = Vec::new();
-        for (ticket, request) in self.asked {
+        for Asked { ticket, request, .. } in self.asked {
             client.recorder.end_watch(ticket);
             resumed.push(request);
         }

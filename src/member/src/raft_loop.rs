@@ -151,6 +151,8 @@ struct Running {
     leaving: Option<Leaving>,
     /// When the next word of our removal is one too many: see `on_removed`.
     removal_doubted_at: Option<MonoTime>,
+    /// Up to here everything was committed when the configuration was last changed, if in this run.
+    configured_at: LogIndex,
     status: NodeStatus,
     to_apply: mpsc::UnboundedSender<ToApply>,
     published: Arc<Published>,
@@ -196,6 +198,7 @@ impl RaftLoop {
             keep_entries_until: MonoTime::from_nanos(0),
             leaving: None,
             removal_doubted_at: None,
+            configured_at: LogIndex(0),
             to_apply: self.to_apply,
             published: self.published,
             stopping: Arc::clone(&self.stopping),
@@ -449,6 +452,7 @@ impl Running {
     fn apply_conf_change(&mut self, change: &raftpb::ConfChange, reply: oneshot::Sender<raftpb::ConfState>) {
         match self.node.apply_conf_change(change) {
             Ok(conf_state) => {
+                self.configured_at = self.node.status().committed;
                 // The apply loop waits for exactly this answer.
                 let _ = reply.send(conf_state);
                 if removes(change, self.id) {
@@ -743,9 +747,11 @@ impl Running {
     fn refresh_status(&mut self) {
         let status = self.node.status();
         // After the first applied entry of our own term nothing of an earlier term can be missing, and with no other voter
-        // nobody else can have written since.
+        // nobody else can have written since. Another voter who has just left may have answered what was committed before that,
+        // and what we have not shown yet.
         let has_applied_in_term = self.applied.1 == status.term;
-        let no_round = status.is_leader && status.is_sole_voter && has_applied_in_term;
+        let shows_all = self.applied.0 >= self.configured_at;
+        let no_round = status.is_leader && status.is_sole_voter && has_applied_in_term && shows_all;
         self.published.reads_need_no_round.store(no_round, Ordering::Release);
         if status == self.status {
             return;

@@ -24,18 +24,20 @@
 //! second configuration change, before the first is applied, it turns into nothing ([`Node::is_changing`]). The owner holds
 //! what cannot be taken yet. A leader that applies its own removal gives the lead to whom it knows to be furthest, and stops
 //! leading: raft-rs leaves that to its owner, and dies of the next entry that becomes durable. So it is applied only when
-//! somebody has caught up ([`Node::may_leave`]).
+//! somebody has caught up. Nobody at all applies his removal before somebody who stays has it on its disk that it is committed
+//! ([`Node::may_leave`]).
 //!
 //! Elections draw their timeout from a generator that raft-rs keeps to itself and seeds past every simulator; so after every
 //! event it is set from the runtime's own seeded stream, drawn anew when term, role or leader changed.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use quorate_proto::raftpb;
 use quorate_runtime::bug;
 use quorate_types::{LogIndex, MemberId, Term};
-use raft::eraftpb::{ConfState, Entry, Message, MessageType};
+use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};
 use raft::{Config, RawNode, SnapshotStatus, StateRole};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
@@ -129,9 +131,9 @@ pub struct Work {
     pub entries: Vec<raftpb::Entry>,
     /// The writes must be synced before [`Node::on_persisted`]; otherwise (a commit index alone) they need not be.
     pub must_sync: bool,
-    /// We lead, and with this the commit index passes a configuration change. Nobody may be told, nor anything be applied,
-    /// before it is durable. A member that hears of its own removal leaves for good: if we then forgot that the removal was
-    /// committed, we would wait for its vote for ever, for until a change is applied the old configuration elects.
+    /// With this the commit index passes a configuration change. Nobody may be told, nor anything be applied, before it is
+    /// durable. A member that hears of its own removal leaves for good: if we then forgot that the removal was committed, we
+    /// would wait for its vote for ever, for until a change is applied the old configuration elects.
     pub commits_change: bool,
     /// Entries to apply, in order.
     pub committed: Vec<Committed>,
@@ -169,6 +171,9 @@ pub struct PeerProgress {
     pub id: MemberId,
     /// The last entry known to be on its disk.
     pub matched: LogIndex,
+    /// What it has said that it knows to be committed; it has that on its disk as far as a configuration change is concerned.
+    /// 0: it has said nothing, as members of etcd do.
+    pub committed: LogIndex,
     /// It takes part in no vote.
     pub is_learner: bool,
     /// It was heard from since the last look (an election timeout ago at most).
@@ -183,8 +188,12 @@ pub struct Node {
     election_ticks: usize,
     election_timeout_ticks: usize,
     jitter_drawn_for: (u64, StateRole, u64),
-    /// Our removal is committed, and waits for [`Node::may_leave`]: nothing more is proposed.
-    is_leaving: bool,
+    /// Our removal is committed, at the latest here, and waits for [`Node::may_leave`]: nothing more is proposed.
+    leaving_at: Option<LogIndex>,
+    /// The newest term in which a leader spoke to us, and what that one knows to be committed.
+    told: (Term, LogIndex),
+    /// Where configuration changes are in the log that are not known to be committed.
+    changes: BTreeSet<u64>,
     /// Whom we asked to take over when we were removed.
     bequest: Option<Bequest>,
     /// Kept beside raft-rs's own form, which is slow to ask.
@@ -242,6 +251,9 @@ impl Node {
             .into_iter()
             .map(|entry| wire::entry_to_raft(entry, |id| learners.contains(&id)))
             .collect::<Result<_, _>>()?;
+        let committed = config.hard_state.commit();
+        let changes = entries.iter().filter(|entry| is_change(entry) && entry.index > committed);
+        let changes = changes.map(|entry| entry.index).collect();
         let log = Log::new(
             config.base,
             entries,
@@ -257,7 +269,9 @@ impl Node {
             jitter,
             election_ticks: config.election_ticks,
             election_timeout_ticks: config.election_ticks,
-            is_leaving: false,
+            leaving_at: None,
+            told: (Term(0), LogIndex(0)),
+            changes,
             bequest: None,
             configuration: Configuration::default(),
         };
@@ -357,6 +371,11 @@ impl Node {
         if message.get_msg_type() == MessageType::MsgTimeoutNow && !self.may_lead() {
             return Ok(());
         }
+        if matches!(message.get_msg_type(), MessageType::MsgAppend | MessageType::MsgHeartbeat) {
+            let (term, commit) = (Term(message.term), LogIndex(message.commit));
+            // By term, then by index.
+            self.told = self.told.max((term, commit));
+        }
         // Errors mean: not for us, or not now.
         let _ = self.raw.step(message);
         if brings_configuration {
@@ -432,6 +451,7 @@ impl Node {
             .map(|(&id, progress)| PeerProgress {
                 id: MemberId(id),
                 matched: LogIndex(progress.matched),
+                committed: LogIndex(progress.committed_index),
                 is_learner: conf.learners().contains(&id),
                 is_active: progress.recent_active || id == self.id.0,
             })
@@ -464,8 +484,9 @@ impl Node {
         let new_entries = ready.take_entries();
         let hard_state = ready.hs().cloned();
         let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().get_metadata().clone());
-        let commits_change = hard_state.as_ref().is_some_and(|new| self.passes_change(new.commit))
-            && !bug!("change-told-before-commit-is-durable");
+        self.note_changes(&new_entries);
+        let passes_change = hard_state.as_ref().is_some_and(|new| self.pass_changes(new.commit));
+        let commits_change = passes_change && !bug!("change-told-before-commit-is-durable");
         let work = Work {
             number: ready.number(),
             messages: from_raft(ready.take_messages()),
@@ -492,12 +513,18 @@ impl Node {
         Some(work)
     }
 
-    /// We lead, and the newest change that may be under way is committed with `commit`, and was not before.
-    fn passes_change(&self, commit: u64) -> bool {
-        let change_index = self.raw.raft.pending_conf_index;
-        self.raw.raft.state == StateRole::Leader
-            && self.raw.store().hard_state().commit < change_index
-            && change_index <= commit
+    /// Notes which of these entries, the newest of the log, change the configuration. They replace what was there.
+    fn note_changes(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        self.changes.retain(|index| *index < first.index);
+        self.changes.extend(entries.iter().filter(|entry| is_change(entry)).map(|entry| entry.index));
+    }
+
+    /// True if some change is committed with `commit`, and was not known to be before.
+    fn pass_changes(&mut self, commit: u64) -> bool {
+        let left = self.changes.split_off(&(commit + 1));
+        let passed = std::mem::replace(&mut self.changes, left);
+        !passed.is_empty()
     }
 
     /// All work up to `number` is durable.
@@ -523,16 +550,24 @@ impl Node {
         Ok(wire::conf_state_from_raft(&state))
     }
 
-    /// Our own removal is committed. As long as we lead and this is false, it should not be applied: nobody who could lead after
-    /// us has all that we have, so that each would ask in vain for the vote that we have until it applies the removal itself.
-    /// From the first call on nothing is proposed, so that others can catch up.
+    /// Our own removal is committed. As long as this is false, it should not be applied: of those who stay, nobody who could lead
+    /// has all that we have, or nobody has it on its disk that the removal is committed. Each of them would ask in vain, sooner
+    /// or later, for the vote of one that is gone. From the first call on nothing is proposed, so that others can catch up.
+    ///
+    /// Who leads hears from the others what they know. (Members of etcd do not tell.) Anybody else knows it when its leader does.
     pub fn may_leave(&mut self) -> bool {
-        self.is_leaving = true;
-        let last = self.raw.raft.raft_log.last_index();
+        let raft = &self.raw.raft;
+        let last = LogIndex(raft.raft_log.last_index());
+        let leaving_at = *self.leaving_at.get_or_insert(LogIndex(raft.raft_log.committed));
+        if bug!("leaves-before-the-commit-is-kept") {
+            return true;
+        }
+        if raft.state != StateRole::Leader {
+            return self.told >= (Term(raft.term), leaving_at);
+        }
+        let is_kept = |peer: &PeerProgress| peer.committed == LogIndex(0) || peer.committed >= leaving_at;
         let mut others = self.progress().into_iter().filter(|peer| !peer.is_learner && peer.id != self.id).peekable();
-        self.raw.raft.state != StateRole::Leader
-            || others.peek().is_none()
-            || others.any(|peer| peer.matched == LogIndex(last))
+        others.peek().is_none() || others.any(|peer| peer.matched == last && is_kept(&peer))
     }
 
     /// Ends our leadership because we are no voter any more.
@@ -635,7 +670,9 @@ impl Node {
     pub fn takes_proposals(&self) -> bool {
         let raft = &self.raw.raft;
         match raft.state {
-            StateRole::Leader => raft.lead_transferee.is_none() && self.configuration.is_member && !self.is_leaving,
+            StateRole::Leader => {
+                raft.lead_transferee.is_none() && self.configuration.is_member && self.leaving_at.is_none()
+            }
             StateRole::Follower => raft.leader_id != raft::INVALID_ID,
             StateRole::Candidate | StateRole::PreCandidate => false,
         }
@@ -672,6 +709,10 @@ impl Node {
         }
         self.raw.raft.set_randomized_election_timeout(self.election_timeout_ticks);
     }
+}
+
+fn is_change(entry: &Entry) -> bool {
+    matches!(entry.get_entry_type(), EntryType::EntryConfChange | EntryType::EntryConfChangeV2)
 }
 
 fn from_raft(messages: Vec<Message>) -> Vec<raftpb::Message> {

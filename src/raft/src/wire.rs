@@ -136,13 +136,14 @@ pub fn message_to_raft(
 
 /// A message as etcd's peers take it.
 ///
-/// raft-rs fills in more than etcd sends (commit indexes in answers and votes, priorities); that is left out, so that nobody
-/// builds on it where etcd members are among the peers.
+/// raft-rs fills in more than etcd sends (commit indexes in votes and their answers, priorities); that is left out, so that nobody
+/// builds on it where etcd members are among the peers. Only answers to appends tell what is known to be committed: etcd does not
+/// look, and our leaders know that members of etcd do not say it.
 pub fn message_from_raft(message: eraftpb::Message) -> raftpb::Message {
     use eraftpb::MessageType as Type;
     let message_type = message.get_msg_type();
     let non_zero = |number: u64| (number != 0).then_some(number);
-    let tells_commit = matches!(message_type, Type::MsgAppend | Type::MsgHeartbeat);
+    let tells_commit = matches!(message_type, Type::MsgAppend | Type::MsgAppendResponse | Type::MsgHeartbeat);
     let snapshot = (message_type == Type::MsgSnapshot).then(|| {
         let metadata = message.get_snapshot().get_metadata();
         raftpb::Snapshot { data: None, metadata: Some(snapshot_from_raft(metadata)) }
@@ -391,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn votes_and_answers_carry_no_commit_index() {
+    fn votes_carry_no_commit_index() {
         let mut vote = eraftpb::Message::default();
         vote.set_msg_type(eraftpb::MessageType::MsgRequestVote);
         vote.set_term(5);

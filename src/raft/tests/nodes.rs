@@ -473,3 +473,28 @@ fn a_change_is_committed_for_others_only_when_the_leaders_disk_has_it() {
     assert!(group.node(1).propose([entry(2)]));
     assert_eq!(commits(&mut group), [(false, false, true)], "said once");
 }
+
+/// Its vote is needed until the others know that it is no more.
+#[test]
+fn a_removed_leader_may_leave_only_when_who_stays_knows_it() {
+    let hand_over = |group: &mut Group, id| {
+        while let Some(work) = group.node(id).take_work() {
+            let number = work.number;
+            for message in work.messages.into_iter().chain(work.messages_when_durable) {
+                let to = message.to();
+                group.node(to).step(message).unwrap();
+            }
+            group.node(id).on_persisted(number);
+        }
+    };
+    let mut group = Group::led(2);
+    group.settle();
+    assert!(group.node(1).propose_conf_change(&remove(1)));
+    hand_over(&mut group, 1);
+    hand_over(&mut group, 2);
+    assert!(group.status(1).committed > group.status(2).committed, "only the leader knows, yet");
+    assert!(!group.node(1).may_leave());
+    hand_over(&mut group, 1);
+    hand_over(&mut group, 2);
+    assert!(group.node(1).may_leave());
+}
