@@ -50,7 +50,7 @@ impl Api {
             let read = self.member.view().range(&request);
             self.member.metrics().times.range_read(read.is_ok(), self.rt.mono_now() - begun_at);
             let mut response = read.map_err(|failure| self.read_failed(failure))?;
-            self.member.metrics().ranges.inc();
+            self.member.metrics().keys.ranges_read(1);
             self.fill(&mut response.header);
             Ok(response)
         })
@@ -137,6 +137,7 @@ impl Api {
                 self.member.linearize().await.map_err(status)?;
             }
             let mut response = self.member.view().read_txn(&request).map_err(|failure| self.read_failed(failure))?;
+            self.member.metrics().keys.ranges_read(response.responses.len());
             self.fill(&mut response.header);
             Ok(response)
         })
@@ -216,6 +217,7 @@ impl Pieces {
             }
         };
         let piece = reading.view.range(&self.request).map_err(|failure| self.api.read_failed(failure))?;
+        self.api.member.metrics().keys.ranges_read(1);
         if self.request.count_only {
             return Ok((self.last(&reading, Vec::new(), false, piece.count), None));
         }

@@ -10,9 +10,10 @@ use std::time::Duration;
 use quorate_runtime::clock::MonoTime;
 use quorate_runtime::mark;
 use quorate_runtime::sync::oneshot;
-use quorate_store::{Defragmented, Store, StoreError};
-use quorate_types::Error;
+use quorate_store::{Defragmented, Store, StoreError, View};
+use quorate_types::{Error, GoDuration};
 
+use crate::human_bytes::HumanBytes;
 use crate::shared::StateQuestion;
 use crate::{Member, disk_room};
 
@@ -64,8 +65,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(store: &Store) -> Self {
-        let view = store.reader().view();
+    fn of(view: &View) -> Self {
         Self { total_bytes: view.db_size_bytes(), in_use_bytes: view.db_size_in_use_bytes() }
     }
 }
@@ -86,10 +86,12 @@ impl Defragmentations {
         if self.waiting.is_empty() || self.current.is_some() {
             return;
         }
-        let before = Sizes::of(store);
+        let before = Sizes::of(&store.reader().view());
         tracing::info!(
             current_db_size_bytes = before.total_bytes,
+            current_db_size = %HumanBytes(before.total_bytes),
             current_db_size_in_use_bytes = before.in_use_bytes,
+            current_db_size_in_use = %HumanBytes(before.in_use_bytes),
             "defragmenting"
         );
         store.defragment();
@@ -107,14 +109,16 @@ impl Defragmentations {
         let took = now - begun_at;
         match ended {
             Ok(defragmented) => {
-                let after = Sizes::of(store);
+                let after = Sizes::of(&store.reader().view());
                 tracing::info!(
                     current_db_size_bytes_diff = after.total_bytes.cast_signed() - before.total_bytes.cast_signed(),
                     current_db_size_bytes = after.total_bytes,
+                    current_db_size = %HumanBytes(after.total_bytes),
                     current_db_size_in_use_bytes_diff =
                         after.in_use_bytes.cast_signed() - before.in_use_bytes.cast_signed(),
                     current_db_size_in_use_bytes = after.in_use_bytes,
-                    took_ms = took.as_millis(),
+                    current_db_size_in_use = %HumanBytes(after.in_use_bytes),
+                    took = %GoDuration::from(took),
                     "finished defragmenting directory"
                 );
                 mark!("defragmented");

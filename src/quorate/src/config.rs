@@ -15,6 +15,7 @@ use quorate_runtime::net::ListenOptions;
 use quorate_types::{GoDuration, Quoted};
 
 use crate::flags::table::{self, Support};
+use crate::flags::value::Gate;
 use crate::flags::{Origin, Settings};
 use crate::urls::{self, Url};
 
@@ -72,6 +73,8 @@ pub struct Config {
     pub server: ServerOptions,
     /// The process's memory is never swapped out.
     pub locks_memory: bool,
+    /// Every feature gate, and whether it is open.
+    pub gates: Vec<(Gate, bool)>,
     /// Of the API.
     pub api: ApiOptions,
 }
@@ -179,6 +182,7 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
             reuse_address: settings.bool("socket-reuse-address"),
         },
         locks_memory: settings.bool("memory-mlock"),
+        gates: settings.all_gates().collect(),
         server: server_options(settings),
         api: ApiOptions {
             watch_progress_interval: watch_progress_interval(settings),

@@ -1,5 +1,6 @@
-//! The daemon as operators meet it: a real process, its words, its log and its status.
+//! The daemon as operators meet it: a real process, its words, its log, its metrics and its status.
 
 mod command_line;
+mod metrics;
 mod process;
 mod running;
