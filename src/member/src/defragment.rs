@@ -3,6 +3,9 @@
 //! The store copies its database while entries go on (`quorate_store`, `defragment`). Who asks while that is under way gets one
 //! of his own, after it: what was compacted meanwhile is still in the copy. A snapshot that is installed ends it, well: its
 //! database is as dense as a copy.
+//!
+//! A member may be told to do so when it starts (`--bootstrap-defrag-threshold-megabytes`). etcd then copies before it serves
+//! anybody; here the copy is made as every other one, while the member serves. Nor does the start fail with it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +43,27 @@ impl Member {
         let asked = self.inner.state_questions.send(StateQuestion::Defragment { reply });
         asked.map_err(|_gone| DefragmentError::Refused(Error::Stopped))?;
         answer.await.unwrap_or(Err(DefragmentError::Refused(Error::Stopped)))
+    }
+}
+
+/// When a member starts: defragments its database, if that gives back at least `threshold_bytes` (etcd
+/// `server/etcdserver/bootstrap.go`).
+pub async fn at_start(member: Member, threshold_bytes: u64) {
+    let sizes = Sizes::of(&member.view());
+    if sizes.total_bytes.saturating_sub(sizes.in_use_bytes) < threshold_bytes {
+        tracing::info!(
+            current_db_size_bytes = sizes.total_bytes,
+            current_db_size = %HumanBytes(sizes.total_bytes),
+            current_db_size_in_use_bytes = sizes.in_use_bytes,
+            current_db_size_in_use = %HumanBytes(sizes.in_use_bytes),
+            bootstrap_defrag_threshold_bytes = threshold_bytes,
+            bootstrap_defrag_threshold = %HumanBytes(threshold_bytes),
+            "Skipping defragmentation"
+        );
+        return;
+    }
+    if let Err(error) = member.defragment().await {
+        tracing::warn!(%error, "the database is not defragmented at this start");
     }
 }
 

@@ -317,6 +317,9 @@ impl Member {
         rt.spawn(Box::pin(disk_room::watch(member.clone())));
         rt.spawn(Box::pin(leases::revoke_ended(member.clone())));
         rt.spawn(Box::pin(auto_compaction::run(member.clone())));
+        if let Some(threshold_bytes) = member.config().bootstrap_defrag_threshold_bytes {
+            rt.spawn(Box::pin(defragment::at_start(member.clone(), threshold_bytes)));
+        }
         Ok(member)
     }
 
