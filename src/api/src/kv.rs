@@ -69,7 +69,7 @@ impl Api {
         };
         timed.end(read.is_ok(), || range_detail(&request, read.as_deref().ok()));
         let mut response = read?;
-        metrics.ranges.inc();
+        metrics.keys.ranges_read(1);
         self.fill(&mut response.header);
         Ok(response)
     }
@@ -172,6 +172,7 @@ impl Api {
             trace::detail(&fields)
         });
         let mut response = read?;
+        self.member.metrics().keys.ranges_read(response.responses.len());
         self.fill(&mut response.header);
         Ok(response)
     }
@@ -262,6 +263,7 @@ impl Pieces {
             }
         };
         let piece = reading.view.range(&self.request).map_err(|failure| self.api.read_failed(failure))?;
+        self.api.member.metrics().keys.ranges_read(1);
         if self.request.count_only {
             return Ok((self.last(&reading, Vec::new(), false, piece.count), None));
         }

@@ -6,7 +6,9 @@
 use std::sync::{Arc, OnceLock};
 
 use http::{HeaderMap, HeaderName};
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 use quorate_runtime::Rt;
 use quorate_runtime::clock::MonoTime;
 use tonic::Code;
@@ -45,6 +47,7 @@ pub struct Metrics {
     pub(crate) health_success: IntCounter,
     pub(crate) health_failures: IntCounter,
     pub(crate) probes: ProbeMetrics,
+    pub(crate) scrapes: ScrapeMetrics,
     pub(crate) watch: WatchMetrics,
     /// Messages of keep-alive streams that could not be received.
     pub(crate) lease_receive_failures: IntCounter,
@@ -76,6 +79,40 @@ impl ProbeMetrics {
     pub(crate) fn count(&self, probe: &str, name: &str, is_good: bool) {
         self.last.with_label_values(&[probe, name]).set(i64::from(is_good));
         self.total.with_label_values(&[probe, name, if is_good { "success" } else { "error" }]).inc();
+    }
+}
+
+/// Who asks for the metrics. The names are those of Prometheus' library for Go.
+pub struct ScrapeMetrics {
+    /// Under way now.
+    in_flight: IntGauge,
+    good: IntCounter,
+    failed: IntCounter,
+}
+
+impl ScrapeMetrics {
+    fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let in_flight = IntGauge::new("promhttp_metric_handler_requests_in_flight", "Scrapes that are being served.")?;
+        let by_code = IntCounterVec::new(
+            Opts::new("promhttp_metric_handler_requests_total", "Scrapes that were served, by status."),
+            &["code"],
+        )?;
+        registry.register(Box::new(in_flight.clone()))?;
+        registry.register(Box::new(by_code.clone()))?;
+        let [good, failed, _refused] = ["200", "500", "503"].map(|code| by_code.with_label_values(&[code]));
+        Ok(Self { in_flight, good, failed })
+    }
+
+    /// Counts a scrape that `serve` answers, or fails to. What it shows does not have it among those that are done.
+    pub(crate) fn count<T, E>(&self, serve: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        self.in_flight.inc();
+        let served = serve();
+        self.in_flight.dec();
+        match &served {
+            Ok(_) => self.good.inc(),
+            Err(_) => self.failed.inc(),
+        }
+        served
     }
 }
 
@@ -255,6 +292,7 @@ impl Metrics {
             health_success: counter("etcd_server_health_success", "The total number of successful health checks")?,
             health_failures: counter("etcd_server_health_failures", "The total number of failed health checks")?,
             probes: ProbeMetrics::register(registry)?,
+            scrapes: ScrapeMetrics::register(registry)?,
             watch: WatchMetrics::register(registry, &stream_failures)?,
             lease_receive_failures: stream_failures.with_label_values(&["receive", "lease-keepalive"]),
         })

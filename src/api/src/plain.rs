@@ -124,9 +124,12 @@ pub fn storage_version(cluster: Option<&str>) -> Option<&str> {
 }
 
 fn metrics(api: &Api) -> Response<ApiBody> {
-    let mut families: Vec<_> = api.registries.iter().flat_map(prometheus::Registry::gather).collect();
-    families.sort_by(|left, right| left.name().cmp(right.name()));
-    match TextEncoder::new().encode_to_string(&families) {
+    let text = api.metrics.scrapes.count(|| {
+        let mut families: Vec<_> = api.registries.iter().flat_map(prometheus::Registry::gather).collect();
+        families.sort_by(|left, right| left.name().cmp(right.name()));
+        TextEncoder::new().encode_to_string(&families)
+    });
+    match text {
         Ok(text) => respond(StatusCode::OK, PROMETHEUS, Bytes::from(text)),
         Err(failure) => {
             tracing::error!(error = %failure, "failed to print the metrics");

@@ -26,8 +26,9 @@ use tonic::Status;
 use crate::errors::status;
 use crate::grpc;
 
-/// Messages up to this size are not counted.
-pub const SMALL_BYTES: usize = 64 << 10;
+/// Messages up to this size are not counted, or up to this part of all room.
+const SMALL_BYTES: usize = 64 << 10;
+const SMALL_PART: usize = 16;
 
 /// How much more room an answer gets that had too little: so reading again costs little beside reading.
 const GROWTH: usize = 8;
@@ -44,14 +45,16 @@ pub struct Room {
     rt: Rt,
     free: Arc<Semaphore>,
     all: u32,
+    small_bytes: usize,
     patience: Duration,
 }
 
 impl Room {
     /// Room for `bytes`; who finds none waits `patience`.
     pub fn new(rt: Rt, bytes: usize, patience: Duration) -> Self {
-        let all = units(bytes).max(units(SMALL_BYTES));
-        Self { rt, free: Arc::new(Semaphore::new(all as usize)), all, patience }
+        let all = units(bytes).max(1);
+        let small_bytes = SMALL_BYTES.min(bytes / SMALL_PART);
+        Self { rt, free: Arc::new(Semaphore::new(all as usize)), all, small_bytes, patience }
     }
 
     /// Room for a message of `bytes`, or all that there is; nothing for a small one.
@@ -59,7 +62,7 @@ impl Room {
     /// # Errors
     /// `TooManyRequests` if there was none for too long.
     pub async fn reserve(&self, bytes: usize) -> Result<Hold, Status> {
-        if bytes <= SMALL_BYTES {
+        if bytes <= self.small_bytes {
             return Ok(Hold(None));
         }
         let units = units(bytes).min(self.all);
@@ -83,7 +86,7 @@ impl Room {
         &self,
         mut read: impl FnMut(usize) -> Result<Option<A>, Status>,
     ) -> Result<Roomy<A>, Status> {
-        let (mut bytes, mut hold) = (SMALL_BYTES, Hold(None));
+        let (mut bytes, mut hold) = (self.small_bytes, Hold(None));
         loop {
             let is_all = units(bytes) >= self.all;
             if let Some(answer) = read(if is_all && hold.0.is_some() { usize::MAX } else { bytes })? {
@@ -91,7 +94,7 @@ impl Room {
                 return Ok(Roomy { answer, hold });
             }
             drop(hold);
-            bytes = bytes.saturating_mul(GROWTH);
+            bytes = bytes.max(UNIT_BYTES).saturating_mul(GROWTH);
             hold = self.reserve(bytes).await?;
         }
     }

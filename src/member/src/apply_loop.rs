@@ -24,17 +24,19 @@ use quorate_runtime::spawn::{self, Worker};
 use quorate_runtime::sync::{mpsc, watch};
 use quorate_runtime::{BoxFuture, Rt, bug, mark, select, witness};
 use quorate_store::{
-    Command, Defragmented, Finished, JobOutcome, Outcome, Progress, Response, Store, StoreError, StoreOptions,
+    Command, Compacted, Defragmented, Finished, Job, JobOutcome, Outcome, Progress, Response, Store, StoreError,
+    StoreOptions,
 };
-use quorate_types::{Error, LogIndex, Revision};
+use quorate_types::{Error, GoDuration, LogIndex, Revision};
 
 use crate::defragment::Defragmentations;
 use crate::disk_room;
 use crate::gates::Gates;
+use crate::human_bytes::HumanBytes;
 use crate::incoming::{self, Replaced};
 use crate::leases::{self, Lessor};
 use crate::membership::follow::Following;
-use crate::metrics::{Metrics, Operation};
+use crate::metrics::{AlarmMetrics, Metrics, Operation};
 use crate::peers::Peers;
 use crate::shared::{Answered, FromApply, Published, StateQuestion, StopReason, Stopping, ToApply, Waiter};
 use crate::watches::Watches;
@@ -60,6 +62,7 @@ pub struct ApplyLoop {
     pub published: Arc<Published>,
     pub stopping: Arc<Stopping>,
     pub metrics: Metrics,
+    pub alarms: AlarmMetrics,
     pub compacted: watch::Sender<Revision>,
     /// For what applying itself has to propose.
     pub member: Member,
@@ -128,7 +131,27 @@ impl Waiters {
     }
 }
 
-type RunningJob = BoxFuture<'static, Result<(JobOutcome, Duration), spawn::WorkerGone>>;
+type RunningJob = BoxFuture<'static, Result<JobDone, spawn::WorkerGone>>;
+
+/// A job that was run.
+struct JobDone {
+    outcome: JobOutcome,
+    took: Duration,
+    /// It wrote to the database.
+    writes: bool,
+    /// It was a slice of a compaction.
+    compacts: bool,
+}
+
+impl JobDone {
+    /// Runs `job`. Blocking.
+    fn of(job: Job, rt: &Rt) -> Self {
+        let (writes, compacts) = (job.writes_row_bytes().is_some(), job.compacts());
+        let start = rt.mono_now();
+        let outcome = job.run(&**rt);
+        Self { outcome, took: rt.mono_now() - start, writes, compacts }
+    }
+}
 
 impl ApplyLoop {
     /// Runs until asked to stop, or until the store fails.
@@ -163,8 +186,8 @@ impl ApplyLoop {
                 finished = async { job.as_mut().expect("guarded").await }, if job.is_some() => {
                     job = None;
                     // The worker goes only when the process does.
-                    let Ok((outcome, took)) = finished else { return Ok(()) };
-                    self.finish_job(outcome, took)?;
+                    let Ok(done) = finished else { return Ok(()) };
+                    self.finish_job(done)?;
                 }
                 () = &mut stop => break,
                 _ = std::future::ready(()), if can_apply && !backlog.is_empty() => {
@@ -183,8 +206,8 @@ impl ApplyLoop {
                                 // What was committed before it is part of it.
                                 backlog.clear();
                                 if let Some(running) = job.take() {
-                                    let Ok((outcome, took)) = running.await else { return Ok(()) };
-                                    self.finish_job(outcome, took)?;
+                                    let Ok(done) = running.await else { return Ok(()) };
+                                    self.finish_job(done)?;
                                 }
                                 self.install(index).await?;
                                 // The raft loop goes only when the member stops.
@@ -202,8 +225,8 @@ impl ApplyLoop {
             }
         }
         if let Some(running) = job {
-            let Ok((outcome, took)) = running.await else { return Ok(()) };
-            self.finish_job(outcome, took)?;
+            let Ok(done) = running.await else { return Ok(()) };
+            self.finish_job(done)?;
         }
         self.store.give_up_defragmentation();
         self.flush_last().await
@@ -245,8 +268,8 @@ impl ApplyLoop {
             let now = at.max(self.rt.mono_now());
             let Some(job) = self.store.take_job(now) else { return Ok(()) };
             let rt = Arc::clone(&self.rt);
-            let Ok(outcome) = spawn::run_on(&*self.worker, move || job.run(&*rt)).await else { return Ok(()) };
-            self.finish_job(outcome, Duration::ZERO)?;
+            let Ok(done) = spawn::run_on(&*self.worker, move || JobDone::of(job, &rt)).await else { return Ok(()) };
+            self.finish_job(done)?;
         }
         Ok(())
     }
@@ -254,7 +277,12 @@ impl ApplyLoop {
     fn start_job(&mut self) -> Option<RunningJob> {
         let now = self.rt.mono_now();
         self.store.next_job_at().filter(|at| *at <= now || self.store.pending_full())?;
-        let job = self.store.take_job(now)?;
+        let walks = self.store.index_walks();
+        let job = self.store.take_job(now);
+        if self.store.index_walks() > walks {
+            self.metrics.keys.index_compacted(self.rt.mono_now() - now);
+        }
+        let job = job?;
         let (worker, rt) = (Arc::clone(&self.worker), Arc::clone(&self.rt));
         let (stopping, snap_dir) = (Arc::clone(&self.stopping), self.member.config().snap_dir());
         Some(Box::pin(async move {
@@ -266,12 +294,7 @@ impl ApplyLoop {
                     () = disk_room::wait_for_room(&rt, &worker, &snap_dir, row_bytes) => {}
                 }
             }
-            spawn::run_on(&*worker, move || {
-                let start = rt.mono_now();
-                let outcome = job.run(&*rt);
-                (outcome, rt.mono_now() - start)
-            })
-            .await
+            spawn::run_on(&*worker, move || JobDone::of(job, &rt)).await
         }))
     }
 
@@ -285,20 +308,26 @@ impl ApplyLoop {
         }
     }
 
-    fn finish_job(&mut self, outcome: JobOutcome, took: Duration) -> Result<(), StoreError> {
+    fn finish_job(&mut self, done: JobDone) -> Result<(), StoreError> {
+        let JobDone { outcome, took, writes, compacts } = done;
         let finished = self.store.finish_job(outcome, self.rt.mono_now())?;
-        self.metrics.backend_commit_seconds.observe(took.as_secs_f64());
+        if writes {
+            self.metrics.database.committed(took);
+        }
+        if compacts {
+            self.metrics.keys.compaction_batch(took);
+        }
         for event in finished {
             match event {
                 Finished::Flushed { index, conf_state } => {
                     // The raft loop goes only when the member stops.
                     let _ = self.to_raft.send(FromApply::Durable { index, conf_state });
                 }
-                Finished::Compacted(revision) => {
-                    tracing::info!(revision = revision.0, "finished scheduled compaction");
+                Finished::Compacted(compacted) => {
+                    self.tell_compacted(&compacted);
                     self.compacted.send_if_modified(|last| {
-                        let is_later = revision > *last;
-                        *last = revision.max(*last);
+                        let is_later = compacted.revision > *last;
+                        *last = compacted.revision.max(*last);
                         is_later
                     });
                 }
@@ -310,6 +339,22 @@ impl ApplyLoop {
         Ok(())
     }
 
+    fn tell_compacted(&self, compacted: &Compacted) {
+        let view = self.store.reader().view();
+        tracing::info!(
+            compact_revision = compacted.revision.0,
+            took = %GoDuration::from(compacted.took),
+            number_of_keys_compacted = compacted.rows,
+            hash = compacted.hash,
+            current_db_size_bytes = view.db_size_bytes(),
+            current_db_size = %HumanBytes(view.db_size_bytes()),
+            current_db_size_in_use_bytes = view.db_size_in_use_bytes(),
+            current_db_size_in_use = %HumanBytes(view.db_size_in_use_bytes()),
+            "finished scheduled compaction"
+        );
+        self.metrics.keys.compacted(compacted, self.rt.wall_now().unix_secs());
+    }
+
     fn end_defragmentation(&mut self, ended: Result<Defragmented, StoreError>) {
         if let Err(damage @ StoreError::Damaged { .. }) = &ended {
             self.member.fail(format!("a defragmentation found damage: {damage}"));
@@ -317,7 +362,7 @@ impl ApplyLoop {
         let ended = self.defragmentations.end(ended, &self.store, self.rt.mono_now());
         if let Some((Defragmented { retired, old_file }, took)) = ended {
             self.replaced.push(Replaced::new(retired, Some(old_file)));
-            self.metrics.defrag_seconds.observe(took.as_secs_f64());
+            self.metrics.database.defragmented(took);
         }
     }
 
@@ -342,6 +387,7 @@ impl ApplyLoop {
             }
         }
         self.store.publish();
+        self.metrics.keys.count(self.store.take_operations());
         self.watches.ring();
         self.follow_leases();
         if std::mem::take(&mut self.membership_changed) {
@@ -495,9 +541,6 @@ impl ApplyLoop {
 
     fn count(&self, result: &Result<Response, Error>) {
         match result {
-            Ok(Response::Put(_)) => self.metrics.puts.inc(),
-            Ok(Response::DeleteRange(_)) => self.metrics.deletes.inc(),
-            Ok(Response::Txn(_)) => self.metrics.txns.inc(),
             Ok(Response::LeaseGrant(granted)) => {
                 self.metrics.leases_granted.inc();
                 self.metrics.lease_ttl_secs.observe(granted.ttl as f64);
@@ -516,12 +559,15 @@ impl ApplyLoop {
         }
         let failed = waiters.expire(self.rt.mono_now());
         self.metrics.proposals_failed.inc_by(failed as u64);
-        self.metrics.defrag_inflight.set(self.defragmentations.is_active().into());
+        let replaced_reads: usize = self.replaced.iter().map(Replaced::open_reads).sum();
+        let open_reads = self.store.open_reads() + replaced_reads;
+        self.metrics.database.open_reads.set(i64::try_from(open_reads).unwrap_or(i64::MAX));
+        self.metrics.database.defrag_inflight.set(self.defragmentations.is_active().into());
         self.metrics.proposals_pending.set(waiters.by_request.len() as i64);
         let reader = self.store.reader();
         let view = reader.view();
-        self.metrics.current_revision.set(view.revision().0);
-        self.metrics.compact_revision.set(view.compact_revision().0);
+        self.metrics.keys.look(&view);
+        self.alarms.look(view.alarms());
         self.metrics.db_total_bytes.set(view.db_size_bytes() as f64);
         self.metrics.db_in_use_bytes.set(view.db_size_in_use_bytes() as f64);
     }

@@ -95,6 +95,8 @@ pub struct MemberConfig {
     pub warning_apply_duration: Duration,
     /// What the leader leaves of the history by itself; `None`: all of it.
     pub auto_compaction: Option<AutoCompaction>,
+    /// The database is defragmented at the start, if that gives so many bytes back; `None`: never.
+    pub bootstrap_defrag_threshold_bytes: Option<u64>,
     /// Bytes of rows that a defragmentation copies at a time.
     pub defragment_slice_bytes: u64,
     /// What watches may hold in memory, for each reactor's.
@@ -140,6 +142,7 @@ impl MemberConfig {
             compaction_interval: Duration::from_millis(10),
             warning_apply_duration: Duration::from_millis(100),
             auto_compaction: None,
+            bootstrap_defrag_threshold_bytes: None,
             defragment_slice_bytes: 8 << 20,
             watch_limits: WatchLimits::default(),
             lease_checkpoint_interval: None,

@@ -3,6 +3,9 @@
 //! The store copies its database while entries go on (`quorate_store`, `defragment`). Who asks while that is under way gets one
 //! of his own, after it: what was compacted meanwhile is still in the copy. A snapshot that is installed ends it, well: its
 //! database is as dense as a copy.
+//!
+//! A member may be told to do so when it starts (`--bootstrap-defrag-threshold-megabytes`). etcd then copies before it serves
+//! anybody; here the copy is made as every other one, while the member serves. Nor does the start fail with it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +13,10 @@ use std::time::Duration;
 use quorate_runtime::clock::MonoTime;
 use quorate_runtime::mark;
 use quorate_runtime::sync::oneshot;
-use quorate_store::{Defragmented, Store, StoreError};
-use quorate_types::Error;
+use quorate_store::{Defragmented, Store, StoreError, View};
+use quorate_types::{Error, GoDuration};
 
+use crate::human_bytes::HumanBytes;
 use crate::shared::StateQuestion;
 use crate::{Member, disk_room};
 
@@ -42,6 +46,27 @@ impl Member {
     }
 }
 
+/// When a member starts: defragments its database, if that gives back at least `threshold_bytes` (etcd
+/// `server/etcdserver/bootstrap.go`).
+pub async fn at_start(member: Member, threshold_bytes: u64) {
+    let sizes = Sizes::of(&member.view());
+    if sizes.total_bytes.saturating_sub(sizes.in_use_bytes) < threshold_bytes {
+        tracing::info!(
+            current_db_size_bytes = sizes.total_bytes,
+            current_db_size = %HumanBytes(sizes.total_bytes),
+            current_db_size_in_use_bytes = sizes.in_use_bytes,
+            current_db_size_in_use = %HumanBytes(sizes.in_use_bytes),
+            bootstrap_defrag_threshold_bytes = threshold_bytes,
+            bootstrap_defrag_threshold = %HumanBytes(threshold_bytes),
+            "Skipping defragmentation"
+        );
+        return;
+    }
+    if let Err(error) = member.defragment().await {
+        tracing::warn!(%error, "the database is not defragmented at this start");
+    }
+}
+
 /// The apply loop's side.
 #[derive(Default)]
 pub struct Defragmentations {
@@ -64,8 +89,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(store: &Store) -> Self {
-        let view = store.reader().view();
+    fn of(view: &View) -> Self {
         Self { total_bytes: view.db_size_bytes(), in_use_bytes: view.db_size_in_use_bytes() }
     }
 }
@@ -86,10 +110,12 @@ impl Defragmentations {
         if self.waiting.is_empty() || self.current.is_some() {
             return;
         }
-        let before = Sizes::of(store);
+        let before = Sizes::of(&store.reader().view());
         tracing::info!(
             current_db_size_bytes = before.total_bytes,
+            current_db_size = %HumanBytes(before.total_bytes),
             current_db_size_in_use_bytes = before.in_use_bytes,
+            current_db_size_in_use = %HumanBytes(before.in_use_bytes),
             "defragmenting"
         );
         store.defragment();
@@ -107,14 +133,16 @@ impl Defragmentations {
         let took = now - begun_at;
         match ended {
             Ok(defragmented) => {
-                let after = Sizes::of(store);
+                let after = Sizes::of(&store.reader().view());
                 tracing::info!(
                     current_db_size_bytes_diff = after.total_bytes.cast_signed() - before.total_bytes.cast_signed(),
                     current_db_size_bytes = after.total_bytes,
+                    current_db_size = %HumanBytes(after.total_bytes),
                     current_db_size_in_use_bytes_diff =
                         after.in_use_bytes.cast_signed() - before.in_use_bytes.cast_signed(),
                     current_db_size_in_use_bytes = after.in_use_bytes,
-                    took_ms = took.as_millis(),
+                    current_db_size_in_use = %HumanBytes(after.in_use_bytes),
+                    took = %GoDuration::from(took),
                     "finished defragmenting directory"
                 );
                 mark!("defragmented");

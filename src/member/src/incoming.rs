@@ -126,6 +126,11 @@ impl Replaced {
         self.database.is_read()
     }
 
+    /// The read transactions that are open on it.
+    pub fn open_reads(&self) -> usize {
+        self.database.open_reads()
+    }
+
     /// Closes it, and gives its room back. Blocking.
     pub fn close(self) {
         let Self { database, file } = self;

@@ -30,8 +30,10 @@ mod disk_room;
 mod downgrade;
 mod gates;
 mod held;
+mod human_bytes;
 pub mod ids;
 mod incoming;
+mod late_heartbeats;
 mod leadership;
 mod leases;
 mod log_read;
@@ -83,6 +85,7 @@ use defragment::Defragmentations;
 use incoming::Incoming;
 use leases::{LeaderLines, Lessor};
 use membership::follow::Following;
+use metrics::AlarmMetrics;
 use peers::{INBOX_MESSAGES, PeerInbox, Peers, SnapshotSender};
 use raft_loop::{RaftLimits, RaftLoop};
 use shared::{Answered, Payload, Proposal, Published, RaftQuestion, StateQuestion, Stopping, Waiter};
@@ -153,10 +156,11 @@ impl Member {
         };
         let booted = booted.unwrap_or_else(|_gone| unreachable!("the worker lives in this function"))?;
         let hash_worker = rt.background_worker("hash");
+        let metrics = Metrics::new();
         let view = booted.store.reader().view();
         // A new member has nothing to compare.
         if config.initial_corrupt_check && view.applied().0.0 > 0 {
-            let own_hash = hash_on(&hash_worker, Arc::clone(&view), Revision(0)).await?;
+            let own_hash = hash_on(&rt, &hash_worker, &metrics, Arc::clone(&view), Revision(0)).await?;
             let limit = config.request_timeout();
             corruption::initial_check(&rt, (booted.id, booted.cluster_id), &view, &own_hash, limit)
                 .await
@@ -173,7 +177,6 @@ impl Member {
         let (ready_out, ready) = watch::channel(false);
         let published = Arc::new(Published::default());
         let stopping = Arc::new(Stopping::default());
-        let metrics = Metrics::new();
         metrics.set_identity(&booted.id.to_string(), SERVER_VERSION);
         metrics.quota_bytes.set(config.quota_bytes.unwrap_or(0) as f64);
         let applied = booted.store.applied();
@@ -264,6 +267,7 @@ impl Member {
                 transport: Arc::clone(&transport),
                 worker: Arc::clone(&background),
                 reports: peer_reports_in,
+                metrics: metrics.clone(),
             },
             incoming,
             to_apply,
@@ -281,6 +285,7 @@ impl Member {
             worker: flush_worker,
             published,
             stopping: Arc::clone(&stopping),
+            alarms: AlarmMetrics::register(metrics.registry()),
             metrics,
             compacted: compacted_out,
             member: member.clone(),
@@ -314,6 +319,9 @@ impl Member {
         rt.spawn(Box::pin(disk_room::watch(member.clone())));
         rt.spawn(Box::pin(leases::revoke_ended(member.clone())));
         rt.spawn(Box::pin(auto_compaction::run(member.clone())));
+        if let Some(threshold_bytes) = member.config().bootstrap_defrag_threshold_bytes {
+            rt.spawn(Box::pin(defragment::at_start(member.clone(), threshold_bytes)));
+        }
         Ok(member)
     }
 
@@ -415,7 +423,12 @@ impl Member {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_gone)) => Err(Error::Stopped),
             Err(clock::Elapsed) => {
-                inner.metrics.read_indexes_failed.inc();
+                // etcd gives a read up as failed when its leader goes. Here it waits for the next one, so it has failed only
+                // if none came.
+                match inner.published.status().leader {
+                    Some(_) => inner.metrics.slow_read_indexes.inc(),
+                    None => inner.metrics.read_indexes_failed.inc(),
+                }
                 Err(Error::Timeout)
             }
         }
@@ -432,15 +445,21 @@ impl Member {
 
     /// The hash over the rows up to `revision` (0: the newest), as [`View::hash_kv`] has it.
     pub async fn hash_kv(&self, revision: Revision) -> Result<HashKv, ReadError> {
-        hash_on(&self.inner.hash_worker, self.view(), revision).await
+        let inner = &*self.inner;
+        hash_on(&inner.rt, &inner.hash_worker, &inner.metrics, self.view(), revision).await
     }
 
     /// The hash over everything, as [`View::hash`] has it, and the revision of what was hashed.
     pub async fn hash(&self) -> Result<(u32, Revision), ReadError> {
-        let view = self.view();
-        let hashed = spawn::run_on(&*self.inner.hash_worker, move || Ok((view.hash()?, view.revision()))).await;
+        let (rt, metrics, view) = (self.inner.rt.clone(), self.inner.metrics.clone(), self.view());
+        let hashed = spawn::run_on(&*self.inner.hash_worker, move || {
+            let begun_at = rt.mono_now();
+            let hash = view.hash()?;
+            metrics.keys.hashed(rt.mono_now() - begun_at);
+            Ok((hash, view.revision()))
+        });
         // The worker goes only when the process does.
-        hashed.unwrap_or_else(|WorkerGone| Err(Error::Stopped.into()))
+        hashed.await.unwrap_or_else(|WorkerGone| Err(Error::Stopped.into()))
     }
 
     /// Puts an alarm into the log, soon, and does not wait for it.
@@ -538,8 +557,22 @@ impl Member {
 }
 
 /// Hashing reads rows from the disk: on a worker, like everything else that does.
-async fn hash_on(worker: &Arc<dyn Worker>, view: Arc<View>, revision: Revision) -> Result<HashKv, ReadError> {
-    let hashed = spawn::run_on(&**worker, move || view.hash_kv(revision)).await;
+async fn hash_on(
+    rt: &Rt,
+    worker: &Arc<dyn Worker>,
+    metrics: &Metrics,
+    view: Arc<View>,
+    revision: Revision,
+) -> Result<HashKv, ReadError> {
+    let (rt, metrics) = (rt.clone(), metrics.clone());
+    let hashed = spawn::run_on(&**worker, move || {
+        let begun_at = rt.mono_now();
+        let hash = view.hash_kv(revision)?;
+        if view.compaction_hash(revision).is_none() {
+            metrics.keys.revision_hashed(rt.mono_now() - begun_at);
+        }
+        Ok(hash)
+    });
     // The worker goes only when the process does.
-    hashed.unwrap_or_else(|WorkerGone| Err(Error::Stopped.into()))
+    hashed.await.unwrap_or_else(|WorkerGone| Err(Error::Stopped.into()))
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quorate_proto::{raftpb, walpb};
-use quorate_raft::wal::{Batch, Wal, WalError};
+use quorate_raft::wal::{Batch, Wal, WalError, WriteCost};
 use quorate_runtime::{BoxFuture, bug, spawn};
 use quorate_types::{LogIndex, Term};
 
@@ -19,8 +19,10 @@ pub struct WriteDone {
     pub result: Result<(), WalError>,
     /// Work up to this number is durable now.
     pub number: u64,
-    /// How long the write and its sync took; nothing if it was not synced.
-    pub synced_in: Option<Duration>,
+    /// What it has cost.
+    pub cost: WriteCost,
+    /// It was to be synced.
+    pub syncs: bool,
     /// What may be sent now.
     pub messages: Vec<raftpb::Message>,
     /// The state that was taken over.

@@ -14,9 +14,16 @@ use quorate_raft::transport::Transport;
 use quorate_store::watch::WatchCounts;
 use quorate_types::MemberId;
 
+mod alarms;
+mod disk;
+mod keys;
 mod peers;
 mod times;
 
+pub use alarms::AlarmMetrics;
+pub use disk::SnapshotTimer;
+use disk::{DatabaseMetrics, LogMetrics};
+use keys::KeyMetrics;
 use peers::{PeerTraffic, SnapshotTransfers};
 pub use times::{Operation, RequestTimes};
 
@@ -40,22 +47,18 @@ pub struct Metrics {
     pub proposals_pending: IntGauge,
     /// Requests whose entry was not applied in time.
     pub proposals_failed: IntCounter,
-    /// Read indexes that were not answered in time.
+    /// Reads that ended without anybody who could have answered.
     pub read_indexes_failed: IntCounter,
-    /// Time of a log append, its sync included.
-    pub wal_fsync_seconds: Histogram,
-    /// Time of a database commit.
-    pub backend_commit_seconds: Histogram,
-    /// Time of a defragmentation.
-    pub defrag_seconds: Histogram,
-    /// 1 while the database is defragmented.
-    pub defrag_inflight: IntGauge,
-    /// Puts applied.
-    pub puts: IntCounter,
-    /// Deletes applied.
-    pub deletes: IntCounter,
-    /// Transactions applied.
-    pub txns: IntCounter,
+    /// Reads that a leader did not answer in time, and its answers that came too late.
+    pub slow_read_indexes: IntCounter,
+    /// Heartbeats that this member sent too late as the leader.
+    pub heartbeat_failures: IntCounter,
+    /// The log on its disk.
+    pub log: LogMetrics,
+    /// The database on its disk.
+    pub database: DatabaseMetrics,
+    /// Keys and their history.
+    pub keys: KeyMetrics,
     /// Leases granted.
     pub leases_granted: IntCounter,
     /// Leases revoked, also those that had ended.
@@ -66,14 +69,6 @@ pub struct Metrics {
     pub leases_expired: IntCounter,
     /// What leases were granted for.
     pub lease_ttl_secs: Histogram,
-    /// Ranges answered.
-    pub ranges: IntCounter,
-    /// The store's revision.
-    pub current_revision: IntGauge,
-    /// The compacted revision.
-    pub compact_revision: IntGauge,
-    /// Live keys.
-    pub keys: IntGauge,
     /// Size of the database.
     pub db_total_bytes: Gauge,
     /// Bytes of it in use.
@@ -108,20 +103,11 @@ impl Metrics {
         let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
         let counter = |name: &str, help: &str| register(&registry, IntCounter::new(name, help));
         let real = |name: &str, help: &str| register(&registry, Gauge::new(name, help));
-        let seconds = |name: &str, help: &str| {
-            let buckets = prometheus::exponential_buckets(0.001, 2.0, 14).expect("a rising row");
-            register(&registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
-        };
-        let defrag = HistogramOpts::new("etcd_disk_backend_defrag_duration_seconds", "Time of a defragmentation.")
-            .buckets(prometheus::exponential_buckets(0.1, 2.0, 13).expect("a rising row"));
         let round_trip = HistogramOpts::new(
             "etcd_network_peer_round_trip_time_seconds",
             "Round trip to a peer, as probing finds it.",
         )
         .buckets(prometheus::exponential_buckets(0.0001, 2.0, 16).expect("a rising row"));
-        let lease_ttl =
-            HistogramOpts::new("etcd_debugging_lease_ttl_total", "What leases were granted for, in seconds.")
-                .buckets(prometheus::exponential_buckets(1.0, 2.0, 24).expect("a rising row"));
         Self {
             has_leader: gauge("etcd_server_has_leader", "Whether a leader exists: 1 is yes."),
             is_leader: gauge("etcd_server_is_leader", "Whether this member leads: 1 is yes."),
@@ -132,13 +118,17 @@ impl Metrics {
             proposals_pending: gauge("etcd_server_proposals_pending", "Proposals that wait to be applied."),
             proposals_failed: counter("etcd_server_proposals_failed_total", "Proposals that failed."),
             read_indexes_failed: counter("etcd_server_read_indexes_failed_total", "Read indexes that failed."),
-            wal_fsync_seconds: seconds("etcd_disk_wal_fsync_duration_seconds", "Time of a log sync."),
-            backend_commit_seconds: seconds("etcd_disk_backend_commit_duration_seconds", "Time of a database commit."),
-            defrag_seconds: register(&registry, Histogram::with_opts(defrag)),
-            defrag_inflight: gauge("etcd_disk_defrag_inflight", "Whether the database is defragmented: 1 is yes."),
-            puts: counter("etcd_mvcc_put_total", "Puts applied by this member."),
-            deletes: counter("etcd_mvcc_delete_total", "Deletes applied by this member."),
-            txns: counter("etcd_mvcc_txn_total", "Transactions applied by this member."),
+            slow_read_indexes: counter(
+                "etcd_server_slow_read_indexes_total",
+                "Read indexes that were not answered in time.",
+            ),
+            heartbeat_failures: counter(
+                "etcd_server_heartbeat_send_failures_total",
+                "Heartbeats that this member sent too late as the leader.",
+            ),
+            log: LogMetrics::register(&registry),
+            database: DatabaseMetrics::register(&registry),
+            keys: KeyMetrics::register(&registry),
             leases_granted: counter("etcd_debugging_lease_granted_total", "Leases granted."),
             leases_revoked: counter("etcd_debugging_lease_revoked_total", "Leases revoked."),
             leases_renewed: counter(
@@ -146,11 +136,12 @@ impl Metrics {
                 "Renewals made by this member as the leader.",
             ),
             leases_expired: counter("etcd_debugging_server_lease_expired_total", "Leases that expired."),
-            lease_ttl_secs: register(&registry, Histogram::with_opts(lease_ttl)),
-            ranges: counter("etcd_mvcc_range_total", "Ranges answered by this member."),
-            current_revision: gauge("etcd_debugging_mvcc_current_revision", "The store's revision."),
-            compact_revision: gauge("etcd_debugging_mvcc_compact_revision", "The last compacted revision."),
-            keys: gauge("etcd_debugging_mvcc_keys_total", "Live keys."),
+            lease_ttl_secs: histogram(
+                &registry,
+                "etcd_debugging_lease_ttl_total",
+                "What leases were granted for, in seconds.",
+                (1.0, 24),
+            ),
             db_total_bytes: real("etcd_mvcc_db_total_size_in_bytes", "Size of the database."),
             db_in_use_bytes: real("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the database in use."),
             quota_bytes: real("etcd_server_quota_backend_bytes", "The configured quota."),
@@ -255,4 +246,10 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheu
     let collector = made.expect("a valid name");
     registry.register(Box::new(collector.clone())).expect("a name used once");
     collector
+}
+
+/// A histogram whose buckets begin with `first` and are `count`, each twice the one before.
+fn histogram(registry: &Registry, name: &str, help: &str, (first, count): (f64, usize)) -> Histogram {
+    let buckets = prometheus::exponential_buckets(first, 2.0, count).expect("a rising row");
+    register(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
 }

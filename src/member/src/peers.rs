@@ -17,7 +17,7 @@ use quorate_types::MemberId;
 
 use crate::config::MemberConfig;
 use crate::incoming::{self, Incoming};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, SnapshotTimer};
 
 /// Messages that may wait for the raft loop (etcd `server/etcdserver/api/rafthttp/peer.go`).
 pub const INBOX_MESSAGES: usize = 4096;
@@ -70,6 +70,7 @@ impl Inbox for PeerInbox {
         let (rt, snap_dir, options) = (self.rt.clone(), self.config.snap_dir(), self.store_options.clone());
         let (messages, incoming, worker) =
             (self.messages.clone(), Arc::clone(&self.incoming), Arc::clone(&self.worker));
+        let metrics = self.metrics.clone();
         let taking = async move {
             let index = incoming::index_of(&received.message);
             if index.0 == 0 || !incoming.begin(index) {
@@ -86,6 +87,9 @@ impl Inbox for PeerInbox {
                 size_bytes = received.size_bytes,
                 "received a snapshot; building the database"
             );
+            if let Some(saved) = received.saved {
+                metrics.database.saved(saved);
+            }
             let message = received.message.clone();
             let built = spawn::run_on(&*worker, move || incoming::build(&rt, &snap_dir, &received, &options)).await;
             let sent = match built {
@@ -195,6 +199,7 @@ pub struct SnapshotSender {
     pub transport: Arc<Transport>,
     pub worker: Arc<dyn Worker>,
     pub reports: mpsc::UnboundedSender<PeerReport>,
+    pub metrics: Metrics,
 }
 
 impl SnapshotSender {
@@ -204,6 +209,7 @@ impl SnapshotSender {
         let peer = MemberId(message.to());
         let (worker, transport, reports) =
             (Arc::clone(&self.worker), Arc::clone(&self.transport), self.reports.clone());
+        let timer = self.metrics.database.snapshot_begins(&self.rt);
         self.rt.spawn(Box::pin(async move {
             let made = spawn::run_on(&*worker, move || {
                 let (source, members) = (view.snapshot_source(), view.membership_v2_json());
@@ -219,7 +225,7 @@ impl SnapshotSender {
                     };
                     tracing::info!(peer = %peer, index = export.index().0, size_bytes = export.len_bytes(), "sending a snapshot");
                     message.snapshot = Some(raftpb::Snapshot { data: Some(data.into()), metadata: Some(metadata) });
-                    transport.send_snapshot(message, Box::new(Body(export)));
+                    transport.send_snapshot(message, Box::new(Body { export, _timer: timer }));
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(peer = %peer, error = %error, "could not make a snapshot");
@@ -232,10 +238,13 @@ impl SnapshotSender {
     }
 }
 
-struct Body(SnapshotExport);
+struct Body {
+    export: SnapshotExport,
+    _timer: SnapshotTimer,
+}
 
 impl SnapshotBody for Body {
     fn next_chunk(&mut self) -> io::Result<Option<Bytes>> {
-        self.0.next_chunk().map_err(|error| io::Error::other(error.to_string()))
+        self.export.next_chunk().map_err(|error| io::Error::other(error.to_string()))
     }
 }

@@ -36,6 +36,7 @@ use quorate_types::{Error, LogIndex, MemberId, Term};
 
 use crate::held::{self, Change, Held, HeldChange};
 use crate::incoming::{self, Incoming};
+use crate::late_heartbeats::LateHeartbeats;
 use crate::log_read::LogRead;
 use crate::log_stall::LogStall;
 use crate::log_write::{self, LastWrite, Log, NextWrite, WriteDone};
@@ -132,6 +133,7 @@ struct Running {
     next_write: NextWrite,
     last_write: LastWrite,
     stall: LogStall,
+    heartbeats: LateHeartbeats,
     writes_count: u64,
     /// `writes_count` when the last wait for a quiet moment began.
     writes_before_quiet: u64,
@@ -179,6 +181,7 @@ impl RaftLoop {
             node: self.node,
             log: Some(Log::Idle(self.wal)),
             wal_worker: self.wal_worker,
+            heartbeats: LateHeartbeats::new(self.limits.heartbeat),
             limits: self.limits,
             next_write: NextWrite::default(),
             last_write: LastWrite { entries: 0, took: Duration::MAX },
@@ -283,15 +286,15 @@ impl Running {
 
     /// Returns false if the member cannot go on.
     fn on_write_done(&mut self, done: Result<WriteDone, spawn::WorkerGone>) -> bool {
-        let Ok(WriteDone { wal, result, number, synced_in, messages, installed }) = done else {
+        let Ok(WriteDone { wal, result, number, cost, syncs, messages, installed }) = done else {
             self.stopping.ask(StopReason::Failed("the log's worker ended".to_owned()));
             return false;
         };
         self.log = Some(Log::Idle(wal));
         self.stall.end();
-        if let Some(took) = synced_in {
-            self.metrics.wal_fsync_seconds.observe(took.as_secs_f64());
-            self.last_write.took = took;
+        self.metrics.log.observe(&cost);
+        if syncs {
+            self.last_write.took = cost.writing + cost.syncing;
         }
         if let Err(error) = result {
             // What a failed sync left on disk is unknown, and a second sync may lie. Stop rather than guess.
@@ -420,6 +423,7 @@ impl Running {
             self.snapshots.send(snapshot);
         }
         messages.iter().for_each(testify);
+        self.heartbeats.watch(&*self.rt, &messages, &self.metrics.heartbeat_failures);
         if !messages.is_empty() {
             self.transport.send(messages);
         }
@@ -600,7 +604,9 @@ impl Running {
 
     fn take(&mut self, work: Work) {
         for (context, index) in work.reads {
-            self.reads.on_confirmed(context, index);
+            if !self.reads.on_confirmed(context, index) {
+                self.metrics.slow_read_indexes.inc();
+            }
         }
         if work.commits_change {
             let confirming = self.confirming.get_or_insert_with(|| Confirming {
@@ -689,7 +695,7 @@ impl Running {
         if bug!("own-disk-counted-before-its-sync") {
             self.node.on_persisted(number);
         }
-        let (worker, rt) = (Arc::clone(&self.wal_worker), Arc::clone(&self.rt));
+        let worker = Arc::clone(&self.wal_worker);
         // Two in a row: under load a single entry is the beginning of the next large batch.
         let is_short = next.entries.len() == 1 && self.last_write.entries == 1 && self.last_write.took < SHORT_WRITE;
         if next.is_due() {
@@ -700,10 +706,9 @@ impl Running {
         let syncs = next.syncs();
         let installed = next.install.as_ref().map(|metadata| (LogIndex(metadata.index()), Term(metadata.term())));
         let job = move || {
-            let start = rt.mono_now();
             let result = log_write::write(&mut wal, next);
-            let synced_in = syncs.then(|| rt.mono_now() - start);
-            WriteDone { wal, result, number, synced_in, messages, installed }
+            let cost = wal.take_cost();
+            WriteDone { wal, result, number, cost, syncs, messages, installed }
         };
         let to_apply = self.to_apply.clone();
         self.stall.begin(self.rt.mono_now());
@@ -763,6 +768,9 @@ impl Running {
         let leader_is_new = before.leader != status.leader;
         if leader_is_new || (!before.has_committed_in_term && status.has_committed_in_term) {
             self.reads.ask_again();
+        }
+        if leader_is_new {
+            self.heartbeats.forget();
         }
         if leader_is_new && let Some(leader) = status.leader {
             self.metrics.leader_changes.inc();

@@ -54,6 +54,7 @@ impl Member {
     /// `Stopped`, or what the disk says.
     pub async fn save(&self) -> Result<SavedSnapshot, ReadError> {
         let rt = self.runtime().clone();
+        let timer = self.metrics().database.snapshot_begins(&rt);
         let view = self.view();
         let worker = rt.background_worker("save");
         let cluster_version = view.cluster_version().map(str::to_owned);
@@ -75,6 +76,7 @@ impl Member {
                 () = member.stopping() => drop(sender.try_send(Err(Error::Stopped.into()))),
                 () = send(&rt, &worker, export, &sender) => {}
             }
+            drop(timer);
         }));
         Ok(SavedSnapshot { len_bytes, cluster_version, pieces })
     }

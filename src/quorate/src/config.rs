@@ -15,6 +15,7 @@ use quorate_runtime::net::ListenOptions;
 use quorate_types::{GoDuration, Quoted};
 
 use crate::flags::table::{self, Support};
+use crate::flags::value::Gate;
 use crate::flags::{Origin, Settings};
 use crate::urls::{self, Url};
 
@@ -72,6 +73,8 @@ pub struct Config {
     pub server: ServerOptions,
     /// The process's memory is never swapped out.
     pub locks_memory: bool,
+    /// Every feature gate, and whether it is open.
+    pub gates: Vec<(Gate, bool)>,
     /// Of the API.
     pub api: ApiOptions,
 }
@@ -166,6 +169,8 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
     if let Some(pause) = settings.duration("compaction-sleep-interval").positive() {
         member.compaction_interval = pause;
     }
+    let threshold_mib = settings.uint("bootstrap-defrag-threshold-megabytes");
+    member.bootstrap_defrag_threshold_bytes = (threshold_mib > 0).then(|| threshold_mib.saturating_mul(1 << 20));
     if let Some(limit) = settings.duration("warning-apply-duration").positive() {
         member.warning_apply_duration = limit;
     }
@@ -180,6 +185,7 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
             reuse_address: settings.bool("socket-reuse-address"),
         },
         locks_memory: settings.bool("memory-mlock"),
+        gates: settings.all_gates().collect(),
         server: server_options(settings),
         api: ApiOptions {
             watch_progress_interval: watch_progress_interval(settings),
@@ -541,7 +547,7 @@ mod tests {
         assert_eq!((member.max_txn_ops, member.max_request_bytes), (128, 1_572_864));
         assert_eq!(member.flush_interval, Duration::from_millis(100));
         assert_eq!((member.compaction_batch_rows, member.compaction_interval), (1000, Duration::from_millis(10)));
-        assert!(member.pre_vote && !member.unsafe_no_fsync);
+        assert!(member.pre_vote && !member.unsafe_no_fsync && member.bootstrap_defrag_threshold_bytes.is_none());
         assert_eq!(member.initial_cluster_state, ClusterState::New);
         assert!(!member.force_new_cluster && member.strict_reconfig_check);
         assert_eq!(config.server.max_concurrent_streams, u32::MAX);
@@ -563,6 +569,7 @@ mod tests {
             "--backend-batch-interval=5ms",
             "--compaction-batch-limit=7",
             "--compaction-sleep-interval=1s",
+            "--bootstrap-defrag-threshold-megabytes=3",
             "--max-txn-ops=3",
             "--grpc-keepalive-timeout=0",
             "--grpc-keepalive-min-time=7s",
@@ -579,6 +586,7 @@ mod tests {
         assert_eq!((member.quota_bytes, member.max_txn_ops), (None, 3));
         assert_eq!(member.flush_interval, Duration::from_millis(5));
         assert_eq!((member.compaction_batch_rows, member.compaction_interval), (7, Duration::from_secs(1)));
+        assert_eq!(member.bootstrap_defrag_threshold_bytes, Some(3_145_728));
         assert_eq!(config.server.keepalive_interval, None);
         assert_eq!(config.server.keepalive_min_time, Duration::from_secs(7));
         assert!(config.listen.reuse_port);

@@ -2,7 +2,7 @@
 //!
 //! Read from `/proc` when somebody asks, and nothing where there is none.
 
-use std::fs;
+use std::{fs, thread};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, MetricFamily, MetricType};
@@ -128,6 +128,9 @@ impl ProcessMetrics {
         // Dashboards of etcd read these, and mean Go.
         show("go_threads", "Number of threads of the system.", |usage| usage.threads)?;
         show("go_goroutines", "Number of goroutines; there are none.", |_| 0.0)?;
+        show("go_sched_gomaxprocs_threads", "Number of processors.", |_| {
+            thread::available_parallelism().map_or(1.0, |count| count.get() as f64)
+        })?;
         show("go_memstats_sys_bytes", "Bytes that the system has given.", |usage| usage.resident_bytes)?;
         show("go_memstats_alloc_bytes", "Bytes in use.", |usage| usage.resident_bytes)?;
         let go_info = Opts::new("go_info", "The Go that this was built with; there is none.");

@@ -10,7 +10,6 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use prometheus::Registry;
 use quorate_api::{ApiOptions, ApiService, ServerOptions, Traffic};
 use quorate_member::{Member, StartError, StopReason};
 use quorate_runtime::net::{Address, ListenOptions, Listener};
@@ -24,7 +23,7 @@ use crate::config::Config;
 use crate::data_dir::Found;
 use crate::log::{Spread, fatal};
 use crate::memory;
-use crate::process::ProcessMetrics;
+use crate::server_metrics;
 use crate::signals::{self, Signal};
 use crate::urls::{self, Url};
 use crate::version;
@@ -257,11 +256,10 @@ impl Running {
     }
 }
 
-/// The API's options, with the metrics of this process.
+/// The API's options, with the metrics of this program.
 fn api_options(config: &Config) -> Result<ApiOptions, String> {
-    let registry = Registry::new();
-    let metrics = ProcessMetrics::new().and_then(|metrics| registry.register(Box::new(metrics)));
-    metrics.map_err(|error| format!("cannot count what the process uses: {error}"))?;
+    let registry = server_metrics::registry(&config.gates);
+    let registry = registry.map_err(|error| format!("cannot count what the process uses: {error}"))?;
     let mut options = config.api.clone();
     options.registries.push(registry);
     Ok(options)

@@ -72,10 +72,11 @@ impl<W> ReadQueue<W> {
         }
     }
 
-    /// The question `context` was answered: its readers may go once `index` is applied. An answer to an older question is
-    /// ignored.
-    pub fn on_confirmed(&mut self, context: u64, index: LogIndex) {
-        if self.asked.as_ref().is_some_and(|asked| asked.context == context) {
+    /// The question `context` was answered: its readers may go once `index` is applied. False if it is an answer to an older
+    /// question, which nobody waits for.
+    pub fn on_confirmed(&mut self, context: u64, index: LogIndex) -> bool {
+        let is_awaited = self.asked.as_ref().is_some_and(|asked| asked.context == context);
+        if is_awaited {
             let mut asked = self.asked.take().expect("just seen");
             if bug!("late-reader-joins-the-round") {
                 asked.waiters.append(&mut self.gathering);
@@ -83,6 +84,7 @@ impl<W> ReadQueue<W> {
             debug_assert!(self.confirmed.back().is_none_or(|(last, _)| *last <= index), "read indexes only rise");
             self.confirmed.push_back((index, asked.waiters));
         }
+        is_awaited
     }
 
     /// Everything up to `applied` is applied: the readers that may go now.
@@ -129,9 +131,9 @@ mod tests {
         assert!(queue.wants_to_ask(later));
         queue.push("b");
         queue.ask(2, later);
-        queue.on_confirmed(1, LogIndex(9));
+        assert!(!queue.on_confirmed(1, LogIndex(9)));
         assert!(queue.take_ready(LogIndex(9)).is_empty());
-        queue.on_confirmed(2, LogIndex(9));
+        assert!(queue.on_confirmed(2, LogIndex(9)));
         assert_eq!(queue.take_ready(LogIndex(9)), ["a", "b"]);
     }
 

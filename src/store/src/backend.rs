@@ -64,9 +64,9 @@ impl OpenDatabase {
         self
     }
 
-    /// Somebody holds a token.
-    pub(crate) fn is_read(&self) -> bool {
-        Arc::strong_count(&self.readers) > 1
+    /// How many read transactions are open: as many as tokens are held.
+    pub(crate) fn open_reads(&self) -> usize {
+        Arc::strong_count(&self.readers) - 1
     }
 }
 

@@ -134,6 +134,11 @@ impl Job {
         }
     }
 
+    /// It is a slice of a compaction.
+    pub fn compacts(&self) -> bool {
+        matches!(self.work, Work::Compact { .. } | Work::Hash(_))
+    }
+
     /// Writes and commits. Blocks on the disk, which is `disk`.
     pub fn run(self, disk: &(dyn Disk + '_)) -> JobOutcome {
         let Self { database, cache, file, work } = self;

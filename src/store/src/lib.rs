@@ -25,6 +25,7 @@
 //! | `snapshot` | the whole state as etcd's snapshot file, and back |
 //! | `flush` `open` `format` `backend` | writing and reading the file |
 //! | `defragment` | the same in a new file, without what was given back |
+//! | `operations` | what entries did, counted |
 //!
 //! There is no clock, no thread and no network here; the only I/O is the database's, through the runtime's disk.
 
@@ -40,6 +41,7 @@ mod lease;
 mod membership;
 pub mod mvcc;
 mod open;
+mod operations;
 mod pending;
 mod publish;
 mod quota;
@@ -62,6 +64,7 @@ pub use hash_kv::{CompactionHash, HashKv};
 pub use lease::Grant;
 pub use membership::{Member, Membership};
 pub use mvcc::txn::is_read_only;
+pub use operations::Operations;
 pub use snapshot::{Imported, SnapshotExport, SnapshotSource, import_snapshot};
-pub use store::{Defragmented, Finished, Retired, Store, StoreOptions};
+pub use store::{Compacted, Defragmented, Finished, Retired, Store, StoreOptions};
 pub use view::{Reader, View};

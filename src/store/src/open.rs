@@ -29,6 +29,7 @@ use crate::format::{self, FORMAT, StateRecord};
 use crate::lease::{Grant, Leases};
 use crate::membership::Membership;
 use crate::mvcc::index::{IndexBuilder, IndexRow, KeyIndex, KeyRange, Written};
+use crate::operations::Operations;
 use crate::row_cache::RowCache;
 use crate::rows::{Durable, KEY, LEASE, META, NARROW, Rows};
 use crate::state::{Pending, State};
@@ -150,6 +151,7 @@ pub(crate) fn open(disk: &(dyn Disk + '_), path: &Path, options: &StoreOptions) 
             row_bytes: record.row_bytes,
             row_bytes_high: record.row_bytes_high,
             pending: Pending::default(),
+            operations: Operations::default(),
         };
         Ok(Opened { database: Arc::new(database), cache, file: file.clone(), record, state })
     })

@@ -9,6 +9,7 @@ use crate::lease::Leases;
 use crate::membership::Membership;
 use crate::mvcc::Snapshot;
 use crate::mvcc::index::KeyIndex;
+use crate::operations::Operations;
 use crate::quota;
 use crate::rows::Rows;
 use crate::sync::Arc;
@@ -37,6 +38,8 @@ pub(crate) struct State {
     pub(crate) row_bytes_high: u64,
     /// The part of the rows that no flush has taken yet.
     pub(crate) pending: Pending,
+    /// What entries have done since somebody asked. This member's own memory.
+    pub(crate) operations: Operations,
 }
 
 /// A count of rows and their weight.

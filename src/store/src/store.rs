@@ -21,6 +21,7 @@ use crate::hash_kv::{Asker, CompactionHash, Hashing};
 use crate::membership::Membership;
 use crate::mvcc::compact::Compaction;
 use crate::open;
+use crate::operations::Operations;
 use crate::publish::Published;
 use crate::row_cache::RowCache;
 use crate::state::{Pending, State};
@@ -97,7 +98,12 @@ pub struct Retired {
 impl Retired {
     /// A view of it is still held. Once this is false it stays so: views are only copied from views.
     pub fn is_read(&self) -> bool {
-        self.database.is_read()
+        self.open_reads() > 0
+    }
+
+    /// The read transactions that are open on it.
+    pub fn open_reads(&self) -> usize {
+        self.database.open_reads()
     }
 }
 
@@ -118,6 +124,8 @@ struct Jobs {
     flush_at: MonoTime,
     compact_at: MonoTime,
     compaction: Option<Compaction>,
+    /// How often compactions have walked a part of the index.
+    index_walks: u64,
     /// The hash that comes before the compaction's first deletion.
     hashing: Option<Box<Hashing>>,
     copy: Copy,
@@ -151,8 +159,21 @@ pub enum Finished {
         /// The configuration at that entry: what belongs into a mark in the log, unlike the newest configuration.
         conf_state: raftpb::ConfState,
     },
-    /// Every row that a compaction at this revision dooms is deleted.
-    Compacted(Revision),
+    /// Every row that a compaction dooms is deleted.
+    Compacted(Compacted),
+}
+
+/// A compaction that is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compacted {
+    /// What was compacted at.
+    pub revision: Revision,
+    /// Rows that were deleted.
+    pub rows: u64,
+    /// From its first job to its last, pauses and other jobs between them included.
+    pub took: Duration,
+    /// The hash of what it was about, if that is known.
+    pub hash: Option<u32>,
 }
 
 impl Store {
@@ -191,6 +212,7 @@ impl Store {
                 flush_at: start,
                 compact_at: start,
                 compaction: None,
+                index_walks: 0,
                 hashing: None,
                 copy: Copy::Unwanted,
             },
@@ -237,6 +259,21 @@ impl Store {
     /// The last entry that the database holds durably. After a restart this is what is applied.
     pub fn durable_index(&self) -> LogIndex {
         self.durable.applied_index
+    }
+
+    /// The read transactions of the database that views, and what was made of them, hold open.
+    pub fn open_reads(&self) -> usize {
+        self.database.open_reads()
+    }
+
+    /// What entries have done since this was last asked.
+    pub fn take_operations(&mut self) -> Operations {
+        std::mem::take(&mut self.published.lock().operations)
+    }
+
+    /// How often compactions have walked a part of the index so far: no entry can be applied meanwhile.
+    pub fn index_walks(&self) -> u64 {
+        self.jobs.index_walks
     }
 
     /// Raft's configuration after the last entry.
@@ -462,11 +499,13 @@ impl Store {
             self.jobs.hashing = self.compaction_hashing(at);
         }
         if let Some(hashing) = self.jobs.hashing.take() {
-            self.jobs.compaction.get_or_insert_with(|| Compaction::new(at));
+            self.jobs.compaction.get_or_insert_with(|| Compaction::new(at, now));
             return Some(Work::Hash(hashing));
         }
-        let compaction = self.jobs.compaction.get_or_insert_with(|| Compaction::new(at));
-        match compaction.next_slice(&mut self.published.lock().index, self.options.compaction_batch_rows) {
+        let compaction = self.jobs.compaction.get_or_insert_with(|| Compaction::new(at, now));
+        let batch_rows = self.options.compaction_batch_rows;
+        self.jobs.index_walks += u64::from(compaction.walks_next(batch_rows));
+        match compaction.next_slice(&mut self.published.lock().index, batch_rows) {
             Some(slice) => Some(Work::Compact { slice, before: self.durable }),
             None => {
                 // Many keys were looked at for nothing: that is a slice of work too.
@@ -564,9 +603,15 @@ impl Store {
                 let mut state = self.published.lock();
                 state.row_bytes -= self.durable.row_bytes - record.row_bytes;
                 state.rows.replace_durable(durable);
+                let compaction = self.jobs.compaction.as_mut().expect("its slice was out");
+                compaction.rows += self.durable.row_count - record.row_count;
                 if let Some(revision) = through {
+                    let revision = Revision(revision);
+                    let hash = state.compaction_hashes.iter().find(|stored| stored.hash_revision == revision);
+                    let (rows, took) = (compaction.rows, now - compaction.begun_at);
+                    let hash = hash.map(|stored| stored.hash);
                     self.jobs.compaction = None;
-                    finished.push(Finished::Compacted(Revision(revision)));
+                    finished.push(Finished::Compacted(Compacted { revision, rows, took, hash }));
                 }
             }
         }

@@ -20,7 +20,7 @@ use crate::error::{ReadError, StoreError};
 use crate::hash_kv::{Asker, CompactionHash, HashKv, Hashing};
 use crate::lease::{Grant, LeaseSnapshot};
 use crate::membership::{Member, Membership};
-use crate::mvcc::index::KeyIndex;
+use crate::mvcc::index::{KeyIndex, KeyRange};
 use crate::mvcc::revision::RowRevision;
 use crate::mvcc::{Snapshot, range, txn};
 use crate::publish::Published;
@@ -102,6 +102,11 @@ impl View {
     /// Raft's configuration after that entry.
     pub fn conf_state(&self) -> &ConfState {
         &self.conf_state
+    }
+
+    /// How many keys there are.
+    pub fn key_count(&self) -> u64 {
+        self.index.count(&KeyRange::all())
     }
 
     /// Answers a range. Of the header only the revision is set; key-values are encoded.
@@ -219,12 +224,16 @@ impl View {
     /// The hash of all that was written since the last compaction up to a revision (0: the current one), as etcd computes
     /// it; for a revision whose compaction has left one, that. Reads all these rows: call it where blocking is allowed.
     pub fn hash_kv(&self, revision: Revision) -> Result<HashKv, ReadError> {
-        let stored = self.compaction_hashes.iter().find(|stored| stored.hash_revision == revision);
-        let CompactionHash { hash, hash_revision, compact_revision } = match stored {
+        let CompactionHash { hash, hash_revision, compact_revision } = match self.compaction_hash(revision) {
             Some(stored) => *stored,
             None => self.hash_now(revision.0)?,
         };
         Ok(HashKv { hash, hash_revision, compact_revision, current_revision: self.revision() })
+    }
+
+    /// What the compaction at a revision has left, if it has: [`View::hash_kv`] has nothing to compute there.
+    pub fn compaction_hash(&self, revision: Revision) -> Option<&CompactionHash> {
+        self.compaction_hashes.iter().find(|stored| stored.hash_revision == revision)
     }
 
     fn hash_now(&self, revision: i64) -> Result<CompactionHash, ReadError> {

@@ -167,3 +167,40 @@ impl SnapshotTransfers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Metrics;
+
+    /// What a lone member does not show: the daemon's own test has the others.
+    #[test]
+    fn what_only_peers_bring_about_has_etcds_names_and_labels() {
+        let metrics = Metrics::new();
+        let (own, peer) = (MemberId(0xa), MemberId(0xb));
+        metrics.observe_round_trip(peer, Duration::from_millis(3));
+        metrics.set_known(own, peer, true);
+        for way in [SnapshotWay::Sent, SnapshotWay::Received] {
+            metrics.snapshot_transfers.begin(way, peer);
+            metrics.snapshot_transfers.begin(way, peer);
+            metrics.snapshot_transfers.end(way, peer, true, Duration::from_secs(1));
+            metrics.snapshot_transfers.end(way, peer, false, Duration::from_secs(1));
+        }
+        let text = prometheus::TextEncoder::new().encode_to_string(&metrics.registry().gather()).unwrap();
+        for line in [
+            "etcd_network_peer_round_trip_time_seconds_count{To=\"b\"} 1",
+            "etcd_network_peer_round_trip_time_seconds_bucket{To=\"b\",le=\"0.0001\"} 0",
+            "etcd_network_known_peers{Local=\"a\",Remote=\"b\"} 1",
+            "etcd_network_snapshot_send_success{To=\"b\"} 1",
+            "etcd_network_snapshot_send_failures{To=\"b\"} 1",
+            "etcd_network_snapshot_send_inflights_total{To=\"b\"} 0",
+            "etcd_network_snapshot_send_total_duration_seconds_count{To=\"b\"} 1",
+            "etcd_network_snapshot_receive_success{From=\"b\"} 1",
+            "etcd_network_snapshot_receive_failures{From=\"b\"} 1",
+            "etcd_network_snapshot_receive_inflights_total{From=\"b\"} 0",
+            "etcd_network_snapshot_receive_total_duration_seconds_sum{From=\"b\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+        }
+    }
+}

@@ -25,7 +25,7 @@ use quorate_types::{GoDuration, Quoted};
 use crate::urls::Url;
 use go_rules::Stop;
 use table::{Flag, GROUPS, HIDDEN_HEADING};
-use value::{Kind, Value};
+use value::{FEATURE_GATES, Gate, Kind, Value};
 
 /// What a command line asks for.
 #[derive(Debug)]
@@ -255,6 +255,12 @@ impl Settings {
             Value::Gates(gates) => gates,
             other => wrong_kind("feature-gates", other),
         }
+    }
+
+    /// Every feature gate, and whether it is open.
+    pub fn all_gates(&self) -> impl Iterator<Item = (Gate, bool)> {
+        let given = |gate: &Gate| self.gates().iter().find(|(name, _)| *name == gate.name).map(|(_, on)| *on);
+        FEATURE_GATES.into_iter().map(move |gate| (gate, given(&gate).unwrap_or(gate.default)))
     }
 
     fn get(&self, name: &str) -> &(Value, Origin) {

@@ -276,8 +276,7 @@ const FEATURES: &[Flag] = &[
     flag("compaction-sleep-interval", Duration, "0s", "Pause between two such batches (0: 10ms)."),
     flag("watch-progress-notify-interval", Duration, "0s", "Time between progress notices of a watch (0: 10m)."),
     flag("warning-apply-duration", Duration, "100ms", "Requests that take longer to read or to apply are logged."),
-    flag("bootstrap-defrag-threshold-megabytes", Uint, "0", "Defragment at start if that frees so much (0: never).")
-        .missing("defragmentation"),
+    flag("bootstrap-defrag-threshold-megabytes", Uint, "0", "Defragment at start if that frees so much (0: never)."),
     flag("max-learners", Int, "1", "Most members without a vote."),
     flag("downgrade-check-time", Duration, "5s", "Time between checks of a downgrade.")
         .no_effect("the leader looks every four seconds"),

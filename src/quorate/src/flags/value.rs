@@ -5,19 +5,38 @@ use quorate_types::{GoDuration, Quoted};
 use crate::go::number::{parse_bool, parse_int, parse_uint};
 use crate::urls::Url;
 
+/// A feature gate of etcd's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// Its name.
+    pub name: &'static str,
+    /// How final the feature is, in etcd's words.
+    pub stage: &'static str,
+    /// What it is if nobody says anything.
+    pub default: bool,
+}
+
+const fn alpha(name: &'static str) -> Gate {
+    Gate { name, stage: "ALPHA", default: false }
+}
+
+const fn beta(name: &'static str, default: bool) -> Gate {
+    Gate { name, stage: "BETA", default }
+}
+
 /// etcd's feature gates with their defaults in 3.7.
-pub const FEATURE_GATES: [(&str, bool); 11] = [
-    ("AllAlpha", false),
-    ("AllBeta", false),
-    ("CompactHashCheck", false),
-    ("FastLeaseKeepAlive", true),
-    ("InitialCorruptCheck", false),
-    ("LeaseCheckpoint", false),
-    ("LeaseCheckpointPersist", false),
-    ("PriorityRequest", false),
-    ("SetMemberLocalAddr", false),
-    ("StopGRPCServiceOnDefrag", false),
-    ("TxnModeWriteWithSharedBuffer", true),
+pub const FEATURE_GATES: [Gate; 11] = [
+    alpha("AllAlpha"),
+    beta("AllBeta", false),
+    alpha("CompactHashCheck"),
+    beta("FastLeaseKeepAlive", true),
+    alpha("InitialCorruptCheck"),
+    alpha("LeaseCheckpoint"),
+    alpha("LeaseCheckpointPersist"),
+    alpha("PriorityRequest"),
+    alpha("SetMemberLocalAddr"),
+    alpha("StopGRPCServiceOnDefrag"),
+    beta("TxnModeWriteWithSharedBuffer", true),
 ];
 
 /// What a flag takes.
@@ -127,12 +146,12 @@ fn parse_gates(text: &str) -> Result<Vec<(&'static str, bool)>, String> {
             let why = format!("strconv.ParseBool: parsing {}: invalid syntax", Quoted(value));
             format!("invalid value of {name}={value}, err: {why}")
         })?;
-        let Some((known, default)) = FEATURE_GATES.iter().find(|(known, _)| *known == name) else {
+        let Some(known) = FEATURE_GATES.iter().find(|known| known.name == name) else {
             return Err(format!("unrecognized feature gate: {name}"));
         };
-        gates.retain(|(other, _)| other != known);
-        if on != *default {
-            gates.push((*known, on));
+        gates.retain(|(other, _)| *other != known.name);
+        if on != known.default {
+            gates.push((known.name, on));
         }
     }
     gates.sort_unstable();

@@ -1,6 +1,7 @@
-//! Starts the daemon and reads what it says.
+//! Starts the daemon, reads what it says, and talks to it.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -126,4 +127,46 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Flags of a member on free ports.
+pub const FREE_PORTS: [&str; 5] = [
+    "--name=n1",
+    "--listen-client-urls=http://127.0.0.1:0",
+    "--advertise-client-urls=http://127.0.0.1:2379",
+    "--listen-peer-urls=http://127.0.0.1:0",
+    "--data-dir=data",
+];
+
+/// A member in `dir`, on free ports.
+pub fn start(dir: &std::path::Path) -> Daemon {
+    Daemon::start(quorate(dir).args(FREE_PORTS))
+}
+
+/// Waits until it serves clients; their address.
+pub fn serving(daemon: &mut Daemon) -> String {
+    daemon.wait_for("ready to serve client requests");
+    let line = daemon.wait_for("serving client traffic insecurely; this is strongly discouraged!");
+    assert_eq!(line["traffic"], "grpc+http");
+    line["address"].as_str().unwrap().to_owned()
+}
+
+/// Asks one who serves; head and body of the answer.
+pub fn get(address: &str, path: &str) -> (String, String) {
+    send(address, "GET", path, "")
+}
+
+/// Sends a request to one who serves; head and body of the answer.
+pub fn send(address: &str, method: &str, path: &str, body: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
 }

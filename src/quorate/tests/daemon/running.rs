@@ -1,58 +1,15 @@
 //! A member from its start to its end.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 
 use serde_json::Value;
 
-use super::process::{Daemon, quorate, run};
+use super::process::{Daemon, FREE_PORTS, get, quorate, run, send, serving, start};
 
 const SIGINT: i32 = 2;
 const SIGTERM: i32 = 15;
-
-/// Flags of a member on free ports.
-const FREE_PORTS: [&str; 5] = [
-    "--name=n1",
-    "--listen-client-urls=http://127.0.0.1:0",
-    "--advertise-client-urls=http://127.0.0.1:2379",
-    "--listen-peer-urls=http://127.0.0.1:0",
-    "--data-dir=data",
-];
-
-fn start(dir: &Path) -> Daemon {
-    Daemon::start(quorate(dir).args(FREE_PORTS))
-}
-
-/// Waits until it serves clients; their address.
-fn serving(daemon: &mut Daemon) -> String {
-    daemon.wait_for("ready to serve client requests");
-    let line = daemon.wait_for("serving client traffic insecurely; this is strongly discouraged!");
-    assert_eq!(line["traffic"], "grpc+http");
-    line["address"].as_str().unwrap().to_owned()
-}
-
-fn get(address: &str, path: &str) -> (String, String) {
-    send(address, "GET", path, "")
-}
-
-/// Head and body of the answer.
-fn send(address: &str, method: &str, path: &str, body: &str) -> (String, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    let length = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.to_owned(), body.to_owned())
-}
 
 /// No healthy run has such lines.
 fn assert_healthy(log: &[Value]) {

@@ -141,6 +141,17 @@ pub struct ReceivedSnapshot {
     pub file: PathBuf,
     /// The file's length.
     pub size_bytes: u64,
+    /// What it took to write it; nothing if it was there already.
+    pub saved: Option<SavedIn>,
+}
+
+/// How long it took to write a file that came from a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SavedIn {
+    /// From the first byte until it had its name.
+    pub total: Duration,
+    /// The last sync of it.
+    pub sync: Duration,
 }
 
 /// The way that a snapshot takes between two members.

@@ -13,6 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -28,7 +29,7 @@ use quorate_types::{LogIndex, MemberId};
 
 use super::codec::{Arrived, CodecError, Limits, decode_message};
 use super::patience::Patience;
-use super::{Core, READ_LIMIT, ReceivedSnapshot, SnapshotWay};
+use super::{Core, READ_LIMIT, ReceivedSnapshot, SavedIn, SnapshotWay};
 
 /// The message part of an upload (etcd `server/etcdserver/api/rafthttp/http.go`).
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -108,7 +109,7 @@ where
     let message_bytes = message.encoded_len();
     tracing::info!(from = format!("{from:x}"), index, message_bytes, "receiving a database snapshot");
     let arriving = Arriving::begin(core, MemberId(from));
-    let (file, size_bytes) = match save(core, LogIndex(index), &mut input).await {
+    let (file, size_bytes, saved) = match save(core, LogIndex(index), &mut input).await {
         Ok(saved) => saved,
         Err(error) => {
             tracing::warn!(from = format!("{from:x}"), index, %error, "failed to receive a database snapshot");
@@ -117,7 +118,10 @@ where
     };
     let took_ms = core.rt.mono_now().since(arriving.begun_at).as_millis();
     tracing::info!(from = format!("{from:x}"), index, size_bytes, took_ms, "received a database snapshot");
-    core.inbox.deliver_snapshot(ReceivedSnapshot { message, file, size_bytes }).await.map_err(Refusal::process)?;
+    core.inbox
+        .deliver_snapshot(ReceivedSnapshot { message, file, size_bytes, saved })
+        .await
+        .map_err(Refusal::process)?;
     arriving.arrived();
     Ok(())
 }
@@ -235,12 +239,13 @@ where
     }
 }
 
-/// Writes the rest of the body to the file of snapshot `index`; the path, and the length in bytes.
-async fn save<B>(core: &Arc<Core>, index: LogIndex, input: &mut Input<B>) -> io::Result<(PathBuf, u64)>
+/// Writes the rest of the body to the file of snapshot `index`; the path, the length in bytes, and what it took.
+async fn save<B>(core: &Arc<Core>, index: LogIndex, input: &mut Input<B>) -> io::Result<(PathBuf, u64, Option<SavedIn>)>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: fmt::Display,
 {
+    let begun_at = core.rt.mono_now();
     let dir = core.config.snapshot_dir.clone();
     let path = snapshot_path(&dir, index);
     let number = core.received_count.fetch_add(1, Ordering::Relaxed);
@@ -269,7 +274,7 @@ where
             "this database snapshot is there already; the new bytes are dropped"
         );
         while input.chunk().await?.is_some() {}
-        return Ok((path, size_bytes));
+        return Ok((path, size_bytes, None));
     };
 
     // From here on the temporary file goes unless it gets its name.
@@ -287,18 +292,22 @@ where
         .await?;
     }
     let (rt, target) = (core.rt.clone(), path.clone());
-    on_worker(core, move || finish(&rt, &*file, &temporary, &target)).await?;
+    let sync = on_worker(core, move || finish(&rt, &*file, &temporary, &target)).await?;
     unfinished.keep();
-    Ok((path, size_bytes))
+    Ok((path, size_bytes, Some(SavedIn { total: core.rt.mono_now() - begun_at, sync })))
 }
 
-fn finish(rt: &Rt, file: &dyn File, temporary: &Path, path: &Path) -> io::Result<()> {
+/// Makes it durable under its name; how long the sync of it took.
+fn finish(rt: &Rt, file: &dyn File, temporary: &Path, path: &Path) -> io::Result<Duration> {
+    let begun_at = rt.mono_now();
     file.sync_all()?;
+    let sync = rt.mono_now() - begun_at;
     rt.rename(temporary, path)?;
     rt.sync_dir(&quorate_runtime::disk::parent_dir(path)).inspect_err(|_| {
         // The next transfer would take a file of that name for durable. If it cannot be removed either, the error says enough.
         let _ = rt.remove_file(path);
-    })
+    })?;
+    Ok(sync)
 }
 
 async fn on_worker<T: Send + 'static>(

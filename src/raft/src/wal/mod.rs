@@ -55,6 +55,7 @@ mod tests;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use quorate_proto::{raftpb, walpb};
 use quorate_types::{LogIndex, Term};
@@ -135,6 +136,21 @@ pub struct TornTail {
     pub offset_bytes: u64,
     /// From there to the last byte that is not zero.
     pub lost_bytes: u64,
+}
+
+/// What appending has cost, for whoever counts it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteCost {
+    /// Records and headers that were written.
+    pub written_bytes: u64,
+    /// How many times something was written.
+    pub writes: u32,
+    /// How long all of them took.
+    pub writing: Duration,
+    /// How many times the disk was waited for.
+    pub syncs: u32,
+    /// How long all of them took.
+    pub syncing: Duration,
 }
 
 /// A place in the log's files.

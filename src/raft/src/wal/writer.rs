@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use prost::Message;
 use quorate_proto::{raftpb, walpb};
+use quorate_runtime::clock::MonoTime;
 use quorate_runtime::disk::{File, FileLock, parent_dir};
 use quorate_runtime::{Rt, bug, mark};
 use quorate_types::LogIndex;
@@ -16,7 +17,7 @@ use quorate_types::LogIndex;
 use super::record::{Encoder, Kind, OVERHEAD_BYTES_MAX, RECORD_BYTES_MAX};
 use super::recover::lock;
 use super::segment::{Preallocator, Prepared, SegmentName};
-use super::{Batch, Position, Recovered, SnapshotMark, WalError, WalOptions};
+use super::{Batch, Position, Recovered, SnapshotMark, WalError, WalOptions, WriteCost};
 
 /// More than a state record takes.
 const STATE_BYTES_MAX: u64 = 128;
@@ -45,6 +46,8 @@ pub struct Wal {
     encoder: Encoder,
     preallocator: Preallocator,
     first_error: Option<WalError>,
+    /// Since somebody asked.
+    cost: WriteCost,
 }
 
 /// A segment file.
@@ -115,6 +118,7 @@ impl Wal {
             encoder,
             preallocator,
             first_error: None,
+            cost: WriteCost { written_bytes: offset_bytes, ..WriteCost::default() },
         })
     }
 
@@ -152,6 +156,7 @@ impl Wal {
             encoder: Encoder::new(chain),
             preallocator,
             first_error: None,
+            cost: WriteCost::default(),
         })
     }
 
@@ -175,6 +180,11 @@ impl Wal {
         self.segments.len()
     }
 
+    /// What appending has cost since this was last asked.
+    pub fn take_cost(&mut self) -> WriteCost {
+        std::mem::take(&mut self.cost)
+    }
+
     /// Raft's variables, as last appended.
     pub fn hard_state(&self) -> &raftpb::HardState {
         &self.hard_state
@@ -186,6 +196,7 @@ impl Wal {
     pub fn append(&mut self, batch: &Batch) -> Result<(), WalError> {
         check_entries(batch, self.last_index, &self.hard_state)?;
         self.change(|wal| {
+            let mut written_at = None;
             if !batch.entries.is_empty() || batch.hard_state.is_some() {
                 let room_bytes = batch.entries.iter().map(|entry| record_bytes_max(entry.encoded_len())).sum();
                 wal.make_room(room_bytes)?;
@@ -199,9 +210,9 @@ impl Wal {
                 if let Some(hard_state) = batch.hard_state {
                     wal.hard_state = hard_state;
                 }
-                wal.write_encoded()?;
+                written_at = Some(wal.write_encoded()?);
             }
-            if batch.sync { wal.sync() } else { Ok(()) }
+            if batch.sync { wal.sync(written_at) } else { Ok(()) }
         })
     }
 
@@ -218,8 +229,8 @@ impl Wal {
             wal.encoder.push(Kind::Snapshot, &snapshot);
             let mark = SnapshotMark::of(&snapshot);
             wal.last_index = wal.last_index.max(mark.index);
-            wal.write_encoded()?;
-            wal.sync()?;
+            let written_at = wal.write_encoded()?;
+            wal.sync(Some(written_at))?;
             wal.marks.push(mark);
             Ok(())
         })
@@ -270,15 +281,21 @@ impl Wal {
         Ok(())
     }
 
-    /// Ends the batch with a state record and writes it.
-    fn write_encoded(&mut self) -> Result<(), WalError> {
+    /// Ends the batch with a state record and writes it. Tells when that was done: a sync begins there.
+    fn write_encoded(&mut self) -> Result<MonoTime, WalError> {
         push_state(&mut self.encoder, &self.hard_state, self.durable);
+        let begun_at = self.rt.mono_now();
         self.tail
             .write_all_at(self.encoder.bytes(), self.offset_bytes)
             .map_err(|error| WalError::io("append to", &self.tail_path())(error))?;
-        self.offset_bytes += self.encoder.bytes().len() as u64;
+        let written_at = self.rt.mono_now();
+        let written_bytes = self.encoder.bytes().len() as u64;
+        self.cost.written_bytes += written_bytes;
+        self.cost.writes += 1;
+        self.cost.writing += written_at - begun_at;
+        self.offset_bytes += written_bytes;
         self.tail_is_used = true;
-        Ok(())
+        Ok(written_at)
     }
 
     /// Only asked for when something has failed: it is put together anew.
@@ -286,16 +303,24 @@ impl Wal {
         self.tail_name().path(&self.dir)
     }
 
-    fn sync(&mut self) -> Result<(), WalError> {
+    /// Waits for the disk. `begun_at` is now, for who has just looked at the clock.
+    fn sync(&mut self, begun_at: Option<MonoTime>) -> Result<(), WalError> {
         if self.options.unsafe_no_fsync || self.durable == self.end() {
             return Ok(());
         }
+        let begun_at = begun_at.unwrap_or_else(|| self.rt.mono_now());
         let synced = self.tail.sync_data().map_err(|error| WalError::unsynced(&self.tail_path())(error));
         if !bug!("failed-fsync-ignored") {
             synced?;
         }
+        self.count_sync(begun_at);
         self.durable = self.end();
         Ok(())
+    }
+
+    fn count_sync(&mut self, begun_at: MonoTime) {
+        self.cost.syncs += 1;
+        self.cost.syncing += self.rt.mono_now() - begun_at;
     }
 
     fn cut(&mut self) -> Result<(), WalError> {
@@ -303,7 +328,9 @@ impl Wal {
         let old = self.tail_name().path(&self.dir);
         self.tail.set_len(self.offset_bytes).map_err(WalError::io("cut", &old))?;
         if !self.options.unsafe_no_fsync {
+            let begun_at = self.rt.mono_now();
             self.tail.sync_data().map_err(WalError::unsynced(&old))?;
+            self.count_sync(begun_at);
             self.durable = self.end();
         }
 
@@ -316,6 +343,7 @@ impl Wal {
         let header = self.encoder.bytes();
         let (tail, segment) = publish(&self.rt, &self.dir, name, prepared, header, self.options)?;
         self.offset_bytes = header.len() as u64;
+        self.cost.written_bytes += self.offset_bytes;
         self.tail = tail;
         self.tail_is_used = false;
         self.segments.push(segment);

@@ -38,6 +38,8 @@ fn a_snapshot_arrives_byte_for_byte() {
         assert_eq!(received.file, two.dir.path().join("snap").join("0000000000001234.snap.db"));
         let contents = read_file(&*rt, &received.file).unwrap();
         assert_eq!(contents.len() as u64, received.size_bytes);
+        let saved = received.saved.expect("it was written");
+        assert!(saved.sync > Duration::ZERO && saved.total > saved.sync, "{saved:?}");
         let expected: Vec<u8> = snapshot_chunks().into_iter().flatten().flatten().collect();
         assert!(contents == expected);
         assert_eq!(one.until("that it was sent", |told| told.sent.pop()).await, (two.id, true));
@@ -46,7 +48,7 @@ fn a_snapshot_arrives_byte_for_byte() {
         // The same once more: what is there is kept.
         one.transport.send_snapshot(sent.clone(), Box::new(Chunks(vec![Some(Bytes::from_static(b"other"))])));
         let again = two.until("the snapshot", |told| told.snapshots.pop()).await;
-        assert_eq!((again.file, again.size_bytes), (received.file, 50 << 20));
+        assert_eq!((again.file, again.size_bytes, again.saved), (received.file, 50 << 20, None));
         assert_eq!(one.until("that it was sent", |told| told.sent.pop()).await, (two.id, true));
         for (member, way, peer) in [(&one, SnapshotWay::Sent, two.id), (&two, SnapshotWay::Received, one.id)] {
             assert_eq!(member.told(|told| told.transfers_begun.clone()), [(way, peer); 2]);

@@ -14,6 +14,7 @@
 
 use std::collections::VecDeque;
 
+use quorate_runtime::clock::MonoTime;
 use quorate_types::Revision;
 
 use super::index::KeyIndex;
@@ -26,6 +27,10 @@ const KEYS_PER_ROW: usize = 10;
 /// One compaction, on its way through the keys.
 pub(crate) struct Compaction {
     at: i64,
+    /// When its first job was taken.
+    pub(crate) begun_at: MonoTime,
+    /// Rows deleted so far.
+    pub(crate) rows: u64,
     /// Where the next look at the index begins.
     from: Option<Arc<[u8]>>,
     /// The index has forgotten all it has to.
@@ -42,14 +47,19 @@ pub(crate) struct Slice {
 }
 
 impl Compaction {
-    pub(crate) fn new(at: i64) -> Self {
-        Self { at, from: None, walked: false, doomed: VecDeque::new() }
+    pub(crate) fn new(at: i64, begun_at: MonoTime) -> Self {
+        Self { at, begun_at, rows: 0, from: None, walked: false, doomed: VecDeque::new() }
+    }
+
+    /// The next slice of at most `batch_rows` takes a walk through a part of the index.
+    pub(crate) fn walks_next(&self, batch_rows: usize) -> bool {
+        !self.walked && self.doomed.len() < batch_rows.max(1)
     }
 
     /// The next rows to delete, at most `batch_rows`. `None` if a look at the index found none and is not through yet.
     pub(crate) fn next_slice(&mut self, index: &mut KeyIndex, batch_rows: usize) -> Option<Slice> {
         let batch_rows = batch_rows.max(1);
-        if !self.walked && self.doomed.len() < batch_rows {
+        if self.walks_next(batch_rows) {
             let slice = index.compact(Revision(self.at), self.from.take(), batch_rows.saturating_mul(KEYS_PER_ROW));
             self.doomed.extend(slice.dropped);
             self.walked = slice.next.is_none();

@@ -254,6 +254,7 @@ impl Execution {
                 let level = self.levels.last_mut().expect("a transaction is under way until it is answered");
                 match level.ops.next().map(|op| op.request) {
                     Some(Some(Request::RequestRange(request))) => {
+                        writes.done.ranges += 1;
                         Some(Response::ResponseRange(execute_range(state, writes, &request)?))
                     }
                     Some(Some(Request::RequestPut(request))) => {

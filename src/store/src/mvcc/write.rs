@@ -17,6 +17,7 @@ use super::range::{header, stored};
 use super::revision::RowRevision;
 use crate::error::StoreError;
 use crate::format::ROW_OVERHEAD_BYTES;
+use crate::operations::Operations;
 use crate::pending::Row;
 use crate::state::State;
 
@@ -30,12 +31,14 @@ pub(crate) struct Writes {
     begin: i64,
     /// Rows written.
     count: u32,
+    /// What the entry has done.
+    pub(crate) done: Operations,
 }
 
 impl Writes {
     /// Nothing is written yet on top of the current revision.
     pub(crate) fn begin(state: &State) -> Self {
-        Self { begin: state.revision, count: 0 }
+        Self { begin: state.revision, count: 0, done: Operations::default() }
     }
 
     /// The revision that the entry's reads see and its answers show.
@@ -52,6 +55,7 @@ impl Writes {
     pub(crate) fn finish(self, state: &mut State) {
         assert_eq!(state.revision, self.begin, "one entry at a time");
         state.revision = self.revision();
+        state.operations.add_entry(self.done);
     }
 
     fn next_row(&mut self) -> RowRevision {
@@ -77,6 +81,8 @@ impl Writes {
             _ => LeaseId(request.lease),
         };
 
+        self.done.puts += 1;
+        self.done.put_bytes += (request.key.len() + value.len()) as u64;
         let at = self.next_row();
         let put = state.index.put(&request.key, at, lease);
         let encoded = Fields {
@@ -118,6 +124,7 @@ impl Writes {
             assert!(deleted, "a key on lease {lease} is alive");
         }
         *budget_rows -= keys.len();
+        self.done.deletes += keys.len() as u64;
         state.leases.keys(lease).next().is_none()
     }
 }
@@ -203,6 +210,7 @@ impl Delete {
             }
             return Ok(None);
         }
+        writes.done.deletes += 1;
         Ok(Some(DeleteRangeResponse {
             header: header(writes.revision()),
             deleted: self.deleted,

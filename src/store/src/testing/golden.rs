@@ -30,7 +30,7 @@ use super::{Bench, entry};
 use crate::format;
 use crate::mvcc::encode::Fields;
 use crate::rows::{KEY, META, NARROW};
-use crate::{Command, Finished, Outcome, ReadError, Response, StoreOptions, is_read_only};
+use crate::{Command, Compacted, Finished, Outcome, ReadError, Response, StoreOptions, is_read_only};
 
 type Answer<T = String> = Result<T, Box<dyn Error>>;
 
@@ -324,7 +324,9 @@ impl Runner {
             .map(|finished| match finished {
                 Finished::Flushed { index, conf_state } if conf_state.voters.is_empty() => format!("flushed {index}\n"),
                 Finished::Flushed { index, conf_state } => format!("flushed {index} voters={:?}\n", conf_state.voters),
-                Finished::Compacted(revision) => format!("compacted {revision}\n"),
+                Finished::Compacted(Compacted { revision, rows, .. }) => {
+                    format!("compacted {revision} rows={rows}\n")
+                }
             })
             .collect())
     }

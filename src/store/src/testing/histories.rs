@@ -338,7 +338,7 @@ impl History {
         for finished in finished {
             match finished {
                 Finished::Flushed { index, .. } => self.flushed = *index,
-                Finished::Compacted(revision) => assert!(*revision <= Revision(self.model.compacted)),
+                Finished::Compacted(compacted) => assert!(compacted.revision <= Revision(self.model.compacted)),
             }
         }
         assert_eq!(self.bench().store.durable_index(), self.flushed);

@@ -3,6 +3,7 @@
 mod damage;
 mod defragment;
 mod disk;
+mod figures;
 mod golden;
 mod hashes;
 mod histories;

@@ -5,7 +5,7 @@ use quorate_types::LogIndex;
 
 use super::super::record::OVERHEAD_BYTES_MAX;
 use super::super::test_disk::{Dice, TestDisk, Torn};
-use super::super::{newest_mark, read_all};
+use super::super::{WriteCost, newest_mark, read_all};
 use super::*;
 
 fn segments(disk: &TestDisk) -> Vec<String> {
@@ -52,6 +52,29 @@ fn one_batch_is_one_write_and_one_sync() {
     assert!(wal.durable() < wal.end());
     wal.append(&Batch { sync: true, ..Batch::default() }).unwrap();
     assert_eq!(wal.durable(), wal.end());
+}
+
+#[test]
+fn what_appending_costs_is_told_once() {
+    let disk = TestDisk::default();
+    let mut wal = create(&disk, small());
+    let header_bytes = wal.end().offset_bytes;
+    let told = |cost: WriteCost| (cost.written_bytes, cost.writes, cost.syncs);
+    assert_eq!(told(wal.take_cost()), (header_bytes, 0, 0));
+    append(&mut wal, 1, 1..=3);
+    wal.append(&Batch { hard_state: Some(hard_state(1, 1, 3)), ..Batch::default() }).unwrap();
+    assert_eq!(told(wal.take_cost()), (wal.end().offset_bytes - header_bytes, 2, 1));
+    // Synced already, and then a mark.
+    append(&mut wal, 1, 4..=4);
+    wal.append(&Batch { sync: true, ..Batch::default() }).unwrap();
+    wal.mark_snapshot(mark(4, 1)).unwrap();
+    assert_eq!((wal.take_cost().writes, wal.take_cost().syncs), (2, 0), "told once");
+    // A cut syncs what it ends, and writes a header.
+    let before = segments(&disk).len();
+    wal.append(&Batch { hard_state: None, entries: vec![entry(5, 1, vec![7; 4000])], sync: true }).unwrap();
+    assert_eq!(segments(&disk).len(), before + 1);
+    let cost = wal.take_cost();
+    assert_eq!((cost.writes, cost.syncs, cost.written_bytes), (1, 2, wal.end().offset_bytes));
 }
 
 #[test]
