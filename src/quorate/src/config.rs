@@ -149,7 +149,10 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
     member.snapshot_catchup_entries = settings.uint("snapshot-catchup-entries");
     member.quota_bytes = quota(settings.int("quota-backend-bytes"));
     member.max_request_bytes = request_bytes(settings.uint("max-request-bytes"));
-    member.inflight_bytes_max = usize::try_from(settings.uint("max-inflight-bytes")).unwrap_or(usize::MAX);
+    member.inflight_bytes_max = match settings.uint("max-inflight-bytes") {
+        0 => usize::MAX,
+        bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+    };
     member.max_txn_ops = usize::try_from(settings.uint("max-txn-ops")).unwrap_or(usize::MAX);
     member.max_learners = usize::try_from(settings.int("max-learners")).unwrap_or(0);
     member.initial_corrupt_check = has_gate(settings, INITIAL_CORRUPT_CHECK);

@@ -134,7 +134,7 @@ const MEMBER: &[Flag] = &[
         "max-inflight-bytes",
         Uint,
         "268435456",
-        "Bytes of large requests under way, and as many of large answers; who finds no room waits.",
+        "Bytes of large requests under way, and as many of large answers; who finds no room waits (0: no limit).",
     ),
     flag("max-concurrent-streams", Uint32, "4294967295", "Most requests in flight on one connection."),
     flag(
