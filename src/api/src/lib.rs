@@ -2,7 +2,8 @@
 //!
 //! The way of a call, file by file:
 //!
-//! - [`server`](serve): a connection is accepted, given to a reactor, and speaks HTTP/1.1 or HTTP/2.
+//! - [`server`](serve): a connection is accepted, given to a reactor, and speaks HTTP/1.1 or HTTP/2; `after_http`: and then, perhaps,
+//!   something else.
 //! - `service`: its requests find their handlers ([`Api`]); `method` is the table of paths.
 //! - `grpc`, `body`: messages in and out of HTTP bodies.
 //! - `kv`, `maintenance`, `cluster`: the handlers. `check` says what is wrong with a request before the store is asked,
@@ -18,6 +19,7 @@
 //! view.
 
 mod access;
+mod after_http;
 mod body;
 mod check;
 mod cluster;
