@@ -11,7 +11,7 @@
 //! - `concurrency`: locks and elections, as clients of the handlers.
 //! - `watch`: streams of watches; `leader_watch` ends those that want a leader when there is none.
 //! - `grpc_health`, `reflection`: gRPC's own services.
-//! - `plain`, `debug`: `/version`, `/metrics` and what else is no gRPC; `health` and `probes`: is the member well. `gateway`: all of gRPC
+//! - `plain`, `debug`, `pprof`: `/version`, `/metrics` and what else is no gRPC; `health` and `probes`: is the member well. `gateway`: all of gRPC
 //!   as JSON. `access`: whose pages may ask. `peer`: the port that other members talk to.
 //! - `metrics`: what is counted on the way; `request_stats`: what is said of slow calls.
 //!
@@ -39,6 +39,7 @@ mod method;
 mod metrics;
 mod peer;
 mod plain;
+mod pprof;
 mod probes;
 mod reflection;
 mod request_stats;
@@ -51,5 +52,6 @@ pub use access::Access;
 pub use body::{ApiBody, Messages};
 pub use debug::{Process, SetLogLevel, TellVariables};
 pub use peer::{PeerBody, PeerPort};
+pub use pprof::{CpuSamples, Profiler};
 pub use server::{BoxError, ServerOptions, serve, serve_each, serve_peers};
 pub use service::{Api, ApiOptions, ApiService, Traffic, service};

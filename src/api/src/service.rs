@@ -36,7 +36,7 @@ use crate::leader_watch::{LeaderLost, LeaderWatch};
 use crate::method::{Method, knows_service};
 use crate::metrics::{Metrics, Received, Running};
 use crate::request_stats::Watched;
-use crate::{errors, gateway, grpc, plain};
+use crate::{errors, gateway, grpc, plain, pprof};
 
 /// Clients that want an error instead of waiting for a leader send this with the value `true`.
 const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
@@ -331,6 +331,10 @@ where
         }
     } else if parts.uri.path() == debug::LOG_LEVEL {
         debug::set_log_level(&api, &parts.method, body).await
+    } else if let Some(profiler) = &api.process.profiler
+        && parts.uri.path().starts_with(pprof::PREFIX)
+    {
+        pprof::answer(&api, Arc::clone(profiler), &parts, body).await
     } else {
         plain::answer(&api, &parts.method, &parts.uri).await
     };

@@ -72,6 +72,8 @@ pub struct Config {
     pub server: ServerOptions,
     /// The process's memory is never swapped out.
     pub locks_memory: bool,
+    /// Profiles of the process are served.
+    pub has_profiles: bool,
     /// Of the API.
     pub api: ApiOptions,
 }
@@ -179,6 +181,8 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
             reuse_address: settings.bool("socket-reuse-address"),
         },
         locks_memory: settings.bool("memory-mlock"),
+        // Also for who looks for what is wrong, as in etcd.
+        has_profiles: settings.bool("enable-pprof") || settings.text("log-level") == "debug",
         server: server_options(settings),
         api: ApiOptions {
             watch_progress_interval: watch_progress_interval(settings),

@@ -112,6 +112,9 @@ impl Running {
                 "configuring socket options"
             );
         }
+        if config.api.process.profiler.is_some() {
+            tracing::info!(path = "/debug/pprof", "pprof is enabled");
+        }
         tracing::info!(listen_peer_urls = ?urls::texts(&config.listen_peer), "configuring peer listeners");
         let peer_listeners = bind(&rt, &config.listen_peer, config.listen).await?;
         tracing::info!(listen_client_urls = ?urls::texts(&config.listen_client), "configuring client listeners");

@@ -230,7 +230,7 @@ const AUTH: &[Flag] = &[
 ];
 
 const MONITORING: &[Flag] = &[
-    flag("enable-pprof", Bool, "false", "Serve profiles under /debug/pprof.").missing("profiles over HTTP"),
+    flag("enable-pprof", Bool, "false", "Serve profiles of the process under /debug/pprof/."),
     flag("metrics", Text, "basic", "Level of metrics; 'extensive' adds latencies of gRPC calls."),
     flag("listen-metrics-urls", Urls, "", "Further URLs to listen on for /metrics and /health."),
 ];
