@@ -237,7 +237,12 @@ const MONITORING: &[Flag] = &[
 
 const LOGGING: &[Flag] = &[
     flag("logger", Text, "zap", "Kind of log; only 'zap'."),
-    flag("log-outputs", Words, "default", "Where log lines go: default, stderr, stdout or files, separated by commas."),
+    flag(
+        "log-outputs",
+        Words,
+        "default",
+        "Where log lines go: default, stderr, stdout or files, separated by commas; or systemd/journal.",
+    ),
     flag("log-level", Text, "info", "Least level that is shown: debug, info, warn, error, panic or fatal."),
     flag("log-format", Text, "json", "Form of log lines: json or console."),
     flag("enable-log-rotation", Bool, "false", "Put the log file aside when it is full."),
