@@ -6,11 +6,11 @@
 //!
 //! Both are stacks of addresses with a weight; [`stacks`] makes profiles of them.
 
+mod heap;
 mod stacks;
 
 use std::sync::Arc;
 
-use jemalloc_pprof::PROF_CTL;
 use pprof::protos::Profile;
 use pprof::{Error, ProfilerGuard, ProfilerGuardBuilder};
 use quorate_api::{CpuSamples, Profiler};
@@ -25,10 +25,8 @@ const ALLOCATOR: &str = ".*/tikv-jemalloc-sys-.*";
 
 /// Takes profiles. From now on allocations are sampled.
 pub fn start() -> Arc<dyn Profiler> {
-    match PROF_CTL.as_ref().map(|control| control.blocking_lock().activate()) {
-        Some(Ok(())) => {}
-        Some(Err(error)) => tracing::warn!(%error, "the heap cannot be profiled"),
-        None => tracing::warn!("the heap cannot be profiled: jemalloc's settings do not allow it"),
+    if let Err(error) = heap::start() {
+        tracing::warn!(error, "the heap cannot be profiled");
     }
     Arc::new(Profiles)
 }
@@ -45,13 +43,11 @@ impl Profiler for Profiles {
     }
 
     fn heap(&self) -> Result<Vec<u8>, String> {
-        let control = PROF_CTL.as_ref().ok_or("jemalloc's settings do not allow it")?;
-        let dumped = control.blocking_lock().dump_profile().map_err(|error| error.to_string())?;
+        let held = heap::held()?;
         let mut stacks = Stacks::new(Profile::default(), &[("inuse_space", "bytes")]);
         stacks.leave_out(ALLOCATOR);
-        for (stack, _) in dumped.iter() {
-            // Outermost first.
-            stacks.add(stack.addrs.iter().rev().copied(), &[stack.weight as i64]);
+        for (addresses, bytes) in held {
+            stacks.add(addresses.into_iter(), &[bytes]);
         }
         stacks.finish().map_err(|error| error.to_string())
     }
