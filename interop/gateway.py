@@ -5,7 +5,7 @@ import gotests
 import install
 
 # Of Go tests.
-TESTS_MIN = 10
+TESTS_MIN = 15
 
 
 def check(report, options, work):

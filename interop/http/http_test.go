@@ -29,7 +29,7 @@ const patience = 20 * time.Second
 // Headers that are compared.
 var headers = []string{
 	"Content-Type", "Grpc-Metadata-Content-Type", "Allow", "X-Content-Type-Options", "Www-Authenticate",
-	"Access-Control-Allow-Methods", "Access-Control-Allow-Origin", "Access-Control-Allow-Headers",
+	"Access-Control-Allow-Methods", "Access-Control-Allow-Origin", "Access-Control-Allow-Headers", "Sec-Websocket-Version",
 }
 
 // What two servers differ in by nature, wherever it stands in a body.

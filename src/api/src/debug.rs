@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::body::ApiBody;
 use crate::plain;
+use crate::pprof::Profiler;
 use crate::service::Api;
 
 /// Where the log's level is set; etcd has had it up to 3.4.
@@ -35,6 +36,10 @@ pub struct Process {
     pub variables: Option<TellVariables>,
     /// For who wants to see more, or less.
     pub set_log_level: Option<SetLogLevel>,
+    /// For `/debug/pprof/`.
+    pub profiler: Option<Arc<dyn Profiler>>,
+    /// How it was started.
+    pub command_line: Vec<String>,
 }
 
 impl fmt::Debug for Process {

@@ -2,7 +2,8 @@
 //!
 //! The way of a call, file by file:
 //!
-//! - [`server`](serve): a connection is accepted, given to a reactor, and speaks HTTP/1.1 or HTTP/2.
+//! - [`server`](serve): a connection is accepted, given to a reactor, and speaks HTTP/1.1 or HTTP/2; `after_http`: and then, perhaps,
+//!   something else.
 //! - `service`: its requests find their handlers ([`Api`]); `method` is the table of paths.
 //! - `grpc`, `body`: messages in and out of HTTP bodies.
 //! - `kv`, `maintenance`, `cluster`: the handlers. `check` says what is wrong with a request before the store is asked,
@@ -10,7 +11,7 @@
 //! - `concurrency`: locks and elections, as clients of the handlers.
 //! - `watch`: streams of watches; `leader_watch` ends those that want a leader when there is none.
 //! - `grpc_health`, `reflection`: gRPC's own services.
-//! - `plain`, `debug`: `/version`, `/metrics` and what else is no gRPC; `health` and `probes`: is the member well. `gateway`: all of gRPC
+//! - `plain`, `debug`, `pprof`: `/version`, `/metrics` and what else is no gRPC; `health` and `probes`: is the member well. `gateway`: all of gRPC
 //!   as JSON. `access`: whose pages may ask. `peer`: the port that other members talk to.
 //! - `room`: how much large messages may take in memory.
 //! - `metrics`: what is counted on the way; `timed_read`, `request_stats`: what is said of slow calls.
@@ -19,6 +20,7 @@
 //! view.
 
 mod access;
+mod after_http;
 mod body;
 mod check;
 mod cluster;
@@ -38,6 +40,7 @@ mod method;
 mod metrics;
 mod peer;
 mod plain;
+mod pprof;
 mod probes;
 mod reflection;
 mod request_stats;
@@ -52,5 +55,6 @@ pub use access::Access;
 pub use body::{ApiBody, Messages};
 pub use debug::{Process, SetLogLevel, TellVariables};
 pub use peer::{PeerBody, PeerPort};
+pub use pprof::{CpuSamples, Profiler};
 pub use server::{BoxError, ServerOptions, serve, serve_each, serve_peers};
 pub use service::{Api, ApiOptions, ApiService, Traffic, service};

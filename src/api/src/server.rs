@@ -4,7 +4,8 @@
 //!    made, so that the connection and all its requests live on that reactor and wake each other without a system call.
 //! 2. The first bytes tell the protocol: HTTP/2's preface (gRPC with prior knowledge), or HTTP/1.1. Both get the same service.
 //!    An authority that is a URL, as etcdctl 3.4 sends it, is made one on the way ([`AuthorityFilter`]); who pings too often is
-//!    cut off ([`PingLimit`]).
+//!    cut off ([`PingLimit`]). If a service and a client agree to go on with another protocol, that is done in the connection's place
+//!    ([`AfterHttp`]).
 //! 3. When `shutdown` turns true (or its sender is gone) the listener closes, connections are told to finish (GOAWAY, or no
 //!    more keep-alive), requests in flight get [`ServerOptions::grace`], and what is still there then is cut off.
 //!
@@ -22,12 +23,15 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::server::conn::auto;
 use quorate_http::{AuthorityFilter, Executor, HyperStream, PingLimit, Timer};
 use quorate_raft::transport::{READ_LIMIT, WriteLimit};
 use quorate_runtime::sync::{mpsc, watch};
 use quorate_runtime::{BoxFuture, Rt, clock, net, select};
 use tower_service::Service;
+
+use crate::after_http::AfterHttp;
 
 /// What hyper accepts as an error of a service or a body.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -105,13 +109,18 @@ pub async fn serve_each<S, B>(
 {
     let builder = connection_builder(&rt, &options);
     let (clock, grace) = (rt.clone(), options.grace);
-    let serve_one = move |stream, phase, peer| -> BoxFuture<'static, ()> {
-        let (builder, service) = (builder.clone(), Calls(make(&peer)));
+    let serve_one = move |stream, phase: watch::Receiver<Phase>, peer| -> BoxFuture<'static, ()> {
+        let after = AfterHttp::default();
+        let (builder, service) = (builder.clone(), Calls { service: make(&peer), after: Some(after.clone()) });
         let clock = clock.clone();
         let stream = PingLimit::new(stream, options.keepalive_min_time, move || clock.mono_now());
         Box::pin(async move {
-            let connection = builder.serve_connection(HyperStream::new(AuthorityFilter::new(stream)), service);
-            drive(pin!(connection), auto::Connection::graceful_shutdown, phase, &peer).await;
+            let stream = HyperStream::new(AuthorityFilter::new(stream));
+            let connection = builder.serve_connection_with_upgrades(stream, service);
+            drive(pin!(connection), auto::UpgradeableConnection::graceful_shutdown, phase.clone(), &peer).await;
+            if let Some(work) = after.take() {
+                until_cut_off(work, phase).await;
+            }
         })
     };
     accept(rt, listener, shutdown, grace, serve_one).await;
@@ -140,7 +149,7 @@ pub async fn serve_peers<S, B>(
     builder.timer(Timer::new(rt.clone())).header_read_timeout(READ_LIMIT).auto_date_header(false);
     let clock = rt.clone();
     let serve_one = move |stream, phase, peer| -> BoxFuture<'static, ()> {
-        let (builder, service) = (builder.clone(), Calls(service.clone()));
+        let (builder, service) = (builder.clone(), Calls { service: service.clone(), after: None });
         let stream = HyperStream::new(WriteLimit::new(clock.clone(), stream));
         Box::pin(async move {
             let connection = builder.serve_connection(stream, service);
@@ -306,9 +315,22 @@ async fn drive<C, E>(
     }
 }
 
+/// Does what is left to do on a connection, as long as connections may live.
+async fn until_cut_off(work: BoxFuture<'static, ()>, mut phase: watch::Receiver<Phase>) {
+    select! {
+        biased;
+        () = work => {}
+        // An error means that the accept loop is gone.
+        _ = phase.wait_for(|phase| *phase >= Phase::CutOff) => {}
+    }
+}
+
 /// A tower service as hyper's.
-#[derive(Clone)]
-struct Calls<S>(S);
+struct Calls<S> {
+    service: S,
+    /// For requests to go on with another protocol, where that is possible.
+    after: Option<AfterHttp>,
+}
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for Calls<S>
 where
@@ -319,8 +341,13 @@ where
     type Error = S::Error;
     type Future = S::Future;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.0.clone().call(request)
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Some(after) = &self.after
+            && request.extensions().get::<OnUpgrade>().is_some()
+        {
+            request.extensions_mut().insert(after.clone());
+        }
+        self.service.clone().call(request)
     }
 }
 

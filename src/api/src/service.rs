@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use http::{HeaderMap, HeaderName, Request, Response, Uri};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use prometheus::Registry;
 use prost::Message;
@@ -30,13 +30,14 @@ use tonic::{Code, Status};
 use crate::access::{self, Access};
 use crate::body::{ApiBody, Messages};
 use crate::debug::{self, Process};
+use crate::gateway::websocket;
 use crate::grpc::Requests;
 use crate::leader_watch::{LeaderLost, LeaderWatch};
 use crate::method::{Method, knows_service};
 use crate::metrics::{Metrics, Received, Running};
 use crate::request_stats::Watched;
 use crate::room::{Hold, Room, Roomy};
-use crate::{errors, gateway, grpc, plain};
+use crate::{errors, gateway, grpc, plain, pprof};
 
 /// Clients that want an error instead of waiting for a leader send this with the value `true`.
 const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
@@ -170,6 +171,11 @@ impl Api {
     pub(crate) async fn draining(&self) {
         // The sender is ours.
         let _ = self.drain.subscribe().wait_for(|asked| *asked).await;
+    }
+
+    /// True once [`draining`](Self::draining) completes.
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.drain.borrow()
     }
 
     /// Proposes `request` and waits until it is applied here.
@@ -326,13 +332,24 @@ where
         // Whatever the path: a browser asks so whether a page may ask.
         Response::new(ApiBody::Empty)
     } else if api.has_gateway && gateway::is_its_path(parts.uri.path()) {
-        gateway::answer(api.clone(), remote, parts, body).await
+        if websocket::is_asked_for(&parts.headers) {
+            websocket::accept(api.clone(), remote, parts)
+        } else {
+            gateway::answer(api.clone(), remote, parts, body).await
+        }
     } else if parts.uri.path() == debug::LOG_LEVEL {
         debug::set_log_level(&api, &parts.method, body).await
+    } else if let Some(profiler) = &api.process.profiler
+        && parts.uri.path().starts_with(pprof::PREFIX)
+    {
+        pprof::answer(&api, Arc::clone(profiler), &parts, body).await
     } else {
         plain::answer(&api, &parts.method, &parts.uri).await
     };
-    api.access.tell_origin(origin.as_ref(), response.headers_mut());
+    // What begins there is no page's to read, or not to read.
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        api.access.tell_origin(origin.as_ref(), response.headers_mut());
+    }
     Ok(response)
 }
 

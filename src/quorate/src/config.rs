@@ -75,6 +75,8 @@ pub struct Config {
     pub locks_memory: bool,
     /// Every feature gate, and whether it is open.
     pub gates: Vec<(Gate, bool)>,
+    /// Profiles of the process are served.
+    pub has_profiles: bool,
     /// Of the API.
     pub api: ApiOptions,
 }
@@ -189,6 +191,8 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
         },
         locks_memory: settings.bool("memory-mlock"),
         gates: settings.all_gates().collect(),
+        // Also for who looks for what is wrong, as in etcd.
+        has_profiles: settings.bool("enable-pprof") || settings.text("log-level") == "debug",
         server: server_options(settings),
         api: ApiOptions {
             watch_progress_interval: watch_progress_interval(settings),

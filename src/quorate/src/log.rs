@@ -32,9 +32,12 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::flags::Settings;
+use crate::go;
 
+mod journal;
 mod rotation;
 
+use journal::Journal;
 use rotation::{RotatingFile, RotationConfig};
 
 /// Lines that may wait to be written.
@@ -44,6 +47,8 @@ const QUEUE_LINES: usize = 16 * 1024;
 pub const FATAL: &str = "fatal";
 /// The target of panics.
 const PANIC: &str = "panic";
+/// The output that is systemd's journal.
+const JOURNAL: &str = "systemd/journal";
 /// The field whose value, a JSON object, is spread into the line: a way around tracing's limit of 32 fields.
 const SPREAD: &str = "spread";
 
@@ -156,12 +161,6 @@ impl LogConfig {
         if given.len() > 1 && given.iter().any(|output| output == "default") {
             return Err("multi logoutput for \"default\" is not supported yet".into());
         }
-        if given.iter().any(|output| output == "systemd/journal") {
-            return Err(
-                "--log-outputs: this version cannot write to systemd/journal: use stderr, which systemd collects"
-                    .into(),
-            );
-        }
         let mut outputs: Vec<String> =
             given.iter().map(|output| if output == "default" { "stderr" } else { output }.to_owned()).collect();
         if outputs.iter().any(|output| output == "/dev/null") {
@@ -179,6 +178,14 @@ impl LogConfig {
                 Some(RotationConfig::parse(settings.text("log-rotation-config-json"))?)
             }
         };
+        if given.len() > 1 && given.iter().any(|output| output == JOURNAL) {
+            let shown: Vec<String> = given.iter().map(|output| format!("{output:?}")).collect();
+            return Err(format!(
+                "running with systemd/journal but other '--log-outputs' values ([{}]) are configured with 'default'; override \
+                 'default' value with something else",
+                shown.join(" ")
+            ));
+        }
         Ok(LogConfig { least, form, outputs, rotation })
     }
 }
@@ -299,11 +306,24 @@ impl Outputs {
             match name.as_str() {
                 "stderr" => Ok(Box::new(io::stderr())),
                 "stdout" => Ok(Box::new(io::stdout())),
+                JOURNAL => match Journal::open(Path::new(journal::SOCKET), &program()) {
+                    Ok(journal) => Ok(Box::new(journal)),
+                    Err(error) => {
+                        let (socket, error) = (journal::SOCKET, go::error::text(&error));
+                        Err(format!("can't find journal (dial unixgram {socket}: connect: {error})"))
+                    }
+                },
                 path => open_file(path).map_err(|error| format!("--log-outputs: cannot open {path:?}: {error}")),
             }
         };
         Ok(Outputs(config.outputs.iter().map(open).collect::<Result<_, _>>()?))
     }
+}
+
+/// How this program was called.
+fn program() -> String {
+    let path = std::env::args_os().next().unwrap_or_default();
+    Path::new(&path).file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 impl Write for Outputs {
@@ -598,7 +618,9 @@ mod tests {
         assert_eq!(outputs("stdout,stderr,stdout"), Ok(vec!["stderr".into(), "stdout".into()]));
         assert_eq!(outputs("/tmp/x,/dev/null"), Ok(vec!["/dev/null".into()]));
         assert!(outputs("default,stderr").unwrap_err().contains("multi logoutput"));
-        assert!(outputs("systemd/journal").unwrap_err().contains("--log-outputs"));
+        assert_eq!(outputs("systemd/journal"), Ok(vec!["systemd/journal".into()]));
+        assert!(outputs("systemd/journal,stderr").unwrap_err().contains("values ([\"stderr\" \"systemd/journal\"])"));
+        assert!(outputs("systemd/journal,default").unwrap_err().contains("multi logoutput"));
         assert!(config(&["--log-level=loud"]).unwrap_err().contains("\"loud\""));
         assert_eq!(
             config(&["--log-format=xml"]),

@@ -11,6 +11,8 @@
 //! Exit status, as etcd's: 2 for a wrong flag, 1 for a wrong configuration or a member that cannot go on, killed by the
 //! signal after a clean stop.
 
+#[cfg(feature = "jemalloc")]
+mod allocator;
 mod config;
 mod data_dir;
 mod descriptors;
@@ -20,6 +22,8 @@ mod go_runtime;
 mod log;
 mod memory;
 mod process;
+#[cfg(feature = "profile")]
+mod profile;
 mod run;
 mod server_metrics;
 mod signals;
@@ -33,14 +37,9 @@ use std::thread;
 use flags::environment::{self, Conflict};
 use flags::{Asked, Refused, Settings};
 use log::{Log, LogConfig, fatal};
-use quorate_api::Process;
+use quorate_api::{Process, Profiler};
 use quorate_runtime_tokio::TokioRuntime;
 use run::Ending;
-
-/// Rows are made on one thread, kept, and freed on another.
-#[cfg(feature = "jemalloc")]
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() {
     // What is written here goes straight out: the log, if it was running, has been closed and written when this returns.
@@ -149,7 +148,7 @@ fn member(words: &[String], mut settings: Settings) -> Ending {
         (Ok(()), None) => match config::build(&settings, config::route_address) {
             Ok(mut config) => {
                 tracing::info!(args = ?words, "Running: ");
-                config.api.process = process(words, log.as_ref());
+                config.api.process = process(words, log.as_ref(), config.has_profiles);
                 start(config)
             }
             Err(error) => refuse(words, &error),
@@ -161,9 +160,25 @@ fn member(words: &[String], mut settings: Settings) -> Ending {
 }
 
 /// What the API may tell of this process, and set.
-fn process(words: &[String], log: Option<&Log>) -> Process {
-    let words = words.to_vec();
-    Process { variables: Some(Arc::new(move || process::variables(&words))), set_log_level: log.map(Log::level_setter) }
+fn process(words: &[String], log: Option<&Log>, has_profiles: bool) -> Process {
+    let command_line = words.to_vec();
+    Process {
+        variables: Some(Arc::new(move || process::variables(&command_line))),
+        set_log_level: log.map(Log::level_setter),
+        profiler: has_profiles.then(profiler).flatten(),
+        command_line: words.to_vec(),
+    }
+}
+
+#[cfg(feature = "profile")]
+fn profiler() -> Option<Arc<dyn Profiler>> {
+    Some(profile::start())
+}
+
+#[cfg(not(feature = "profile"))]
+fn profiler() -> Option<Arc<dyn Profiler>> {
+    tracing::warn!("this program was built without profiles (feature profile)");
+    None
 }
 
 fn start(config: config::Config) -> Ending {

@@ -7,7 +7,6 @@
 //!    closes its files, and the process dies of the signal. A member that cannot go on ends the process with status 1, one that
 //!    was removed from its cluster with 0.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use quorate_api::{ApiOptions, ApiService, ServerOptions, Traffic};
@@ -21,6 +20,7 @@ use quorate_types::GoDuration;
 
 use crate::config::Config;
 use crate::data_dir::Found;
+use crate::go;
 use crate::log::{Spread, fatal};
 use crate::memory;
 use crate::server_metrics;
@@ -110,6 +110,9 @@ impl Running {
                 reuse_port = config.listen.reuse_port,
                 "configuring socket options"
             );
+        }
+        if config.api.process.profiler.is_some() {
+            tracing::info!(path = "/debug/pprof", "pprof is enabled");
         }
         tracing::info!(listen_peer_urls = ?urls::texts(&config.listen_peer), "configuring peer listeners");
         let peer_listeners = bind(&rt, &config.listen_peer, config.listen).await?;
@@ -275,7 +278,7 @@ async fn bind(rt: &Rt, urls: &[Url], options: ListenOptions) -> Result<Vec<Bound
         };
         let listener = rt.listen(address.clone(), options).await;
         listeners
-            .push(listener.map_err(|error| format!("listen {network} {address}: bind: {}", in_gos_words(&error)))?);
+            .push(listener.map_err(|error| format!("listen {network} {address}: bind: {}", go::error::text(&error)))?);
     }
     Ok(listeners)
 }
@@ -295,14 +298,6 @@ fn address(url: &Url) -> Result<Address, String> {
         port => port.parse().map_err(|_| format!("listen tcp: address {port}: invalid port"))?,
     };
     Ok(Address::Tcp(SocketAddr::new(ip, port)))
-}
-
-/// Go shows the system's text alone, in lower case.
-fn in_gos_words(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or(&text);
-    let mut letters = text.chars();
-    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
 
 fn notify_ready() {
@@ -377,11 +372,5 @@ mod tests {
         assert_eq!(at("unix:///run/q.sock"), Ok("/run/q.sock".into()));
         assert_eq!(at("unix://q.sock"), Ok("q.sock".into()));
         assert!(at("http://127.0.0.1:99999").is_err());
-    }
-
-    #[test]
-    fn errors_of_the_system_in_gos_words() {
-        let taken = io::Error::from_raw_os_error(98);
-        assert_eq!(in_gos_words(&taken), "address already in use");
     }
 }

@@ -5,7 +5,8 @@
 //! itself, and what it answers is what gRPC answers.
 //!
 //! A call with many answers gets a line for each, `{"result": …}`, and `{"error": …}` at a bad end ([`streams`]). Where many
-//! messages go in, the body holds one JSON object after the other. [`openapi`] describes all of it.
+//! messages go in, the body holds one JSON object after the other. Both go over a WebSocket, too ([`websocket`]). [`openapi`] describes
+//! all of it.
 //!
 //! Which status belongs to which code, and what the body of an error looks like, is grpc-gateway's business: `runtime/errors.go`
 //! of its second version, which etcd uses since 3.6.
@@ -14,6 +15,7 @@ mod json;
 pub mod openapi;
 mod routes;
 mod streams;
+pub mod websocket;
 
 use std::fmt::Display;
 use std::sync::Arc;

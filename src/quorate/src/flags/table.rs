@@ -236,14 +236,19 @@ const AUTH: &[Flag] = &[
 ];
 
 const MONITORING: &[Flag] = &[
-    flag("enable-pprof", Bool, "false", "Serve profiles under /debug/pprof.").missing("profiles over HTTP"),
+    flag("enable-pprof", Bool, "false", "Serve profiles of the process under /debug/pprof/."),
     flag("metrics", Text, "basic", "Level of metrics; 'extensive' adds latencies of gRPC calls."),
     flag("listen-metrics-urls", Urls, "", "Further URLs to listen on for /metrics and /health."),
 ];
 
 const LOGGING: &[Flag] = &[
     flag("logger", Text, "zap", "Kind of log; only 'zap'."),
-    flag("log-outputs", Words, "default", "Where log lines go: default, stderr, stdout or files, separated by commas."),
+    flag(
+        "log-outputs",
+        Words,
+        "default",
+        "Where log lines go: default, stderr, stdout or files, separated by commas; or systemd/journal.",
+    ),
     flag("log-level", Text, "info", "Least level that is shown: debug, info, warn, error, panic or fatal."),
     flag("log-format", Text, "json", "Form of log lines: json or console."),
     flag("enable-log-rotation", Bool, "false", "Put the log file aside when it is full."),

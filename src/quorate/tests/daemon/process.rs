@@ -158,6 +158,12 @@ pub fn get(address: &str, path: &str) -> (String, String) {
 
 /// Sends a request to one who serves; head and body of the answer.
 pub fn send(address: &str, method: &str, path: &str, body: &str) -> (String, String) {
+    let (head, body) = send_for_bytes(address, method, path, body);
+    (head, String::from_utf8(body).unwrap())
+}
+
+/// The same where the body is no text.
+pub fn send_for_bytes(address: &str, method: &str, path: &str, body: &str) -> (String, Vec<u8>) {
     let mut stream = TcpStream::connect(address).unwrap();
     let length = body.len();
     write!(
@@ -165,8 +171,9 @@ pub fn send(address: &str, method: &str, path: &str, body: &str) -> (String, Str
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     )
     .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.to_owned(), body.to_owned())
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    let body = answer.split_off(end + 4);
+    (String::from_utf8(answer).unwrap(), body)
 }

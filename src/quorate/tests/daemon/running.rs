@@ -6,7 +6,7 @@ use std::os::unix::net::UnixDatagram;
 
 use serde_json::Value;
 
-use super::process::{Daemon, FREE_PORTS, get, quorate, run, send, serving, start};
+use super::process::{Daemon, FREE_PORTS, get, quorate, run, send, send_for_bytes, serving, start};
 
 const SIGINT: i32 = 2;
 const SIGTERM: i32 = 15;
@@ -347,4 +347,60 @@ fn a_rotated_log_is_one_file_until_it_is_full() {
     let (_, log) = daemon.wait();
     let file = fs::read_to_string(dir.path().join("log.json")).unwrap();
     assert_eq!(file.lines().map(super::process::parse).collect::<Vec<_>>(), log);
+}
+
+/// A profile as text, with what is none of it in between.
+fn unpacked(profile: &[u8]) -> String {
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(profile).read_to_end(&mut bytes).unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[test]
+fn profiles_tell_who_works_and_who_holds_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(quorate(dir.path()).args(FREE_PORTS).arg("--enable-pprof"));
+    daemon.wait_for("pprof is enabled");
+    let client = serving(&mut daemon);
+    let ask = |path: &str| send_for_bytes(&client, "GET", &format!("/debug/pprof/{path}"), "");
+    let (busy, second) = std::thread::scope(|scope| {
+        let busy = scope.spawn(|| ask("profile?seconds=3"));
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let second = ask("profile?seconds=1");
+        // Something to see.
+        while !busy.is_finished() {
+            send(&client, "POST", "/v3/kv/put", r#"{"key":"Zm9v","value":"YmFy"}"#);
+        }
+        (busy.join().unwrap(), second)
+    });
+    assert!(busy.0.starts_with("HTTP/1.1 200"), "{}", busy.0);
+    let profile = unpacked(&busy.1);
+    assert!(profile.contains("nanoseconds") && profile.contains("quorate/main.rs:"), "{profile}");
+    assert!(second.0.starts_with("HTTP/1.1 500"), "{}", second.0);
+    assert_eq!(second.1, b"Could not enable CPU profiling: cpu profiling already in use\n");
+
+    let (head, heap) = ask("heap");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let heap = unpacked(&heap);
+    assert!(heap.contains("inuse_space") && heap.contains("quorate/main.rs:"), "{heap}");
+    let (_, cmdline) = ask("cmdline");
+    assert!(cmdline.ends_with(b"\0--enable-pprof"));
+    assert!(ask("").1.starts_with(b"<!DOCTYPE html>"));
+    assert_eq!(ask("symbol?0x1").1, b"num_symbols: 1\n");
+    assert!(ask("goroutine").0.starts_with("HTTP/1.1 404"));
+    daemon.signal("-TERM");
+    assert_healthy(&daemon.wait().1);
+}
+
+#[test]
+fn profiles_are_for_who_asks_for_them_or_debugs() {
+    for (flag, status) in [("--log-level=debug", "200"), ("--enable-pprof=false", "404")] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut daemon = Daemon::start(quorate(dir.path()).args(FREE_PORTS).arg(flag));
+        let client = serving(&mut daemon);
+        for path in ["/debug/pprof/", "/debug/pprof/heap"] {
+            let (head, _) = send_for_bytes(&client, "GET", path, "");
+            assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{flag} {path}: {head}");
+        }
+    }
 }
