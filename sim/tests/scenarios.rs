@@ -86,7 +86,7 @@ fn slow_requests_are_told_of_with_their_steps() {
         then   network latency 150ms spread 1ms\n\
         then   put x = 1 at L\n\
         then   get x at L\n\
-        then   expect log of L has \"operation=\\\"put\\\"\"\n\
+        then   expect log of L has 'operation=\"put\"'\n\
         then   expect log of L has \"'process raft request'\"\n\
         then   expect log of L has \"'agreement among raft nodes before linearized reading'\"\n";
     let path = "slow.scenario";

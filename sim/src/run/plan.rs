@@ -243,7 +243,7 @@ fn draw_settings(options: &Options, depth: Depth, dice: &mut Dice) -> MemberConf
         watch_limits: draw_watch_limits(dice),
         auto_compaction: draw_auto_compaction(dice),
         lease_checkpoint_interval: dice.percent(50).then(|| Duration::from_millis(dice.between(500, 5000))),
-        inflight_bytes_max: *dice.pick(&[100 << 10, 1 << 20, defaults.inflight_bytes_max]),
+        inflight_bytes_max: *dice.pick(&[10 << 10, 1 << 20, defaults.inflight_bytes_max]),
         unsafe_no_fsync: options.unsafe_no_fsync,
         ..defaults
     }
