@@ -194,7 +194,7 @@ async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Repor
         clients.push(client);
     }
     let mut auditor = new_client(auditor_number);
-    by(deadline, audit(&mut auditor)).await;
+    let audited_at = by(deadline, audit(&mut auditor)).await.unwrap_or(healed_at);
     let hashes = by(deadline, hashes(&cluster)).await;
     let numbered = workloads.iter().zip(0..).filter(|(workload, _)| workload.is_some());
     let client_numbers = numbered.map(|(_, number)| number).chain([auditor_number]).collect();
@@ -213,7 +213,7 @@ async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Repor
         election_timeout_ms: plan.limits.settings.election_ms,
         committed: witness::requests(),
         kept: plan.limits.settings.auto_compaction,
-        auto_compactions: log.auto_compactions(),
+        auto_compactions: log.auto_compactions().into_iter().filter(|by| by.at <= audited_at).collect(),
         losses: recorder.losses(),
         clocks: cluster.machines.iter().fold(ClockErrors::default(), |worst, machine| worst.or(machine.clock.errors())),
         taps: recorder.taps(),
@@ -365,18 +365,19 @@ async fn farewell(client: &mut Client) {
 }
 
 /// Explains every revision and reads the final state, linearizable and serializable; tries for ever if need be. Leases may end
-/// meanwhile: it is done when the newest revision that any of its answers can have told of is explained.
-async fn audit(client: &mut Client) {
+/// meanwhile: it is done when the newest revision that any of its answers can have told of is explained. Returns a moment before
+/// which nothing newer was made.
+async fn audit(client: &mut Client) -> SimTime {
     farewell(client).await;
     let mut explained = 0;
     loop {
-        let everything = bytes::Bytes::from_static(b"\0");
+        let (everything, asked_at) = (bytes::Bytes::from_static(b"\0"), clock::now());
         let Outcome::Answered(Answer::Range(last)) = client.read(everything.clone(), everything.clone()).await else {
             continue;
         };
         let revision = last.header.map_or(0, |header| header.revision);
         if revision == explained {
-            return;
+            return asked_at;
         }
         if tap::explain(client, revision).await {
             explained = revision;

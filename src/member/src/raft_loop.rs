@@ -751,12 +751,12 @@ impl Running {
     /// Publishes what others want to know of Raft.
     fn refresh_status(&mut self) {
         let status = self.node.status();
-        // After the first applied entry of our own term nothing of an earlier term can be missing, and with no other voter
-        // nobody else can have written since. Another voter who has just left may have answered what was committed before that,
-        // and what we have not shown yet.
+        // After the first applied entry of our own term nothing of an earlier term can be missing, and alone nobody else can have
+        // written since. A voter who has just left may have answered what was committed before that, and what we have not shown
+        // yet. So may a learner who has applied his promotion before we have: then he is a voter, and we do not know it.
         let has_applied_in_term = self.applied.1 == status.term;
         let shows_all = self.applied.0 >= self.configured_at;
-        let no_round = status.is_leader && status.is_sole_voter && has_applied_in_term && shows_all;
+        let no_round = status.is_leader && status.is_alone && has_applied_in_term && shows_all;
         self.published.reads_need_no_round.store(no_round, Ordering::Release);
         if status == self.status {
             return;

@@ -156,6 +156,8 @@ pub struct NodeStatus {
     pub has_committed_in_term: bool,
     /// We are the only voter.
     pub is_sole_voter: bool,
+    /// Nobody else is a member, not even as a learner.
+    pub is_alone: bool,
     /// We are a learner.
     pub is_learner: bool,
     /// We are a voter or a learner. A member that is not cannot vote, and what it proposes goes nowhere.
@@ -213,6 +215,7 @@ struct Bequest {
 #[derive(Debug, Default)]
 struct Configuration {
     is_sole_voter: bool,
+    is_alone: bool,
     is_learner: bool,
     is_member: bool,
     learners: Vec<u64>,
@@ -222,6 +225,10 @@ impl Configuration {
     fn of(id: MemberId, state: &ConfState) -> Self {
         Self {
             is_sole_voter: state.get_voters() == [id.0] && state.get_voters_outgoing().is_empty(),
+            is_alone: state.get_voters() == [id.0]
+                && state.get_voters_outgoing().is_empty()
+                && state.get_learners().is_empty()
+                && state.get_learners_next().is_empty(),
             is_learner: state.get_learners().contains(&id.0),
             is_member: state.get_voters().contains(&id.0) || state.get_learners().contains(&id.0),
             learners: state.get_learners().to_vec(),
@@ -654,6 +661,7 @@ impl Node {
             committed: LogIndex(raft.raft_log.committed),
             has_committed_in_term: raft.commit_to_current_term(),
             is_sole_voter: self.configuration.is_sole_voter,
+            is_alone: self.configuration.is_alone,
             is_learner: self.configuration.is_learner,
             is_member: self.configuration.is_member,
             takes_proposals: self.takes_proposals(),
