@@ -23,7 +23,7 @@ use quorate_proto::etcdserverpb::{
 };
 use quorate_proto::mvccpb::KeyValue;
 use quorate_runtime::clock::MonoTime;
-use quorate_store::{ReadError, Response, View, is_read_only};
+use quorate_store::{Response, View, is_read_only};
 use quorate_types::{Error, Revision};
 use tonic::Status;
 
@@ -54,33 +54,13 @@ impl Api {
     ) -> Result<Roomy<RangeResponse>, Status> {
         check::range(&request).map_err(status)?;
         let mut timed = TimedRead::begin(&self, Operation::Range, "range");
-        let agreed = match request.serializable {
-            true => Ok(()),
-            false => timed.agree().await,
-        };
-        let metrics = self.member.metrics();
-        let read = match agreed {
-            Err(refused) => Err(refused),
-            Ok(()) => {
-                let read = self.read(|view, room_bytes| view.range_within(&request, room_bytes)).await;
-                metrics.times.range_read(read.is_ok(), timed.read());
-                read
-            }
-        };
+        let within = |view: &View, room_bytes| view.range_within(&request, room_bytes);
+        let read = timed.read(request.serializable, within).await;
         timed.end(read.is_ok(), || range_detail(&request, read.as_deref().ok()));
         let mut response = read?;
-        metrics.keys.ranges_read(1);
+        self.member.metrics().keys.ranges_read(1);
         self.fill(&mut response.header);
         Ok(response)
-    }
-
-    /// What `read` finds in the newest view, with as much room as it needs.
-    async fn read<A: Message>(
-        &self,
-        read: impl Fn(&View, usize) -> Result<Option<A>, ReadError>,
-    ) -> Result<Roomy<A>, Status> {
-        let within = |room_bytes| read(&self.member.view(), room_bytes).map_err(|failure| self.read_failed(failure));
-        self.answers.read(within).await
     }
 
     /// KV.RangeStream: the answer of Range in pieces, as encoded messages.
@@ -150,18 +130,8 @@ impl Api {
 
     async fn read_txn(&self, request: TxnRequest) -> Result<Roomy<TxnResponse>, Status> {
         let mut timed = TimedRead::begin(self, Operation::ReadonlyTxn, "transaction");
-        let agreed = match check::is_serializable(&request) {
-            true => Ok(()),
-            false => timed.agree().await,
-        };
-        let read = match agreed {
-            Err(refused) => Err(refused),
-            Ok(()) => {
-                let read = self.read(|view, room_bytes| view.read_txn_within(&request, room_bytes)).await;
-                timed.read();
-                read
-            }
-        };
+        let within = |view: &View, room_bytes| view.read_txn_within(&request, room_bytes);
+        let read = timed.read(check::is_serializable(&request), within).await;
         timed.end(read.is_ok(), || {
             let (count, revision) = match &read {
                 Ok(response) => (response.responses.len(), response.header.map_or(0, |header| header.revision)),

@@ -10,6 +10,7 @@
 //! - How large an answer becomes is known when it was read. So it is read with the room that it has, and if that is too little,
 //!   what was read is dropped, and it is read again with more. Nobody waits for room while he has some: that could be for ever.
 //!   An answer larger than all the room there is gets all of it, and is alone.
+//! - What was done is answered, whatever the room: a large answer to a write has the room that there is just then, or none.
 //! - An answer keeps its room until its last byte was handed to the connection, or the connection is gone. A client that does
 //!   not read keeps what it asked for, and no more.
 
@@ -62,20 +63,30 @@ impl Room {
     /// # Errors
     /// `TooManyRequests` if there was none for too long.
     pub async fn reserve(&self, bytes: usize) -> Result<Hold, Status> {
-        if bytes <= self.small_bytes {
-            return Ok(Hold(None));
-        }
-        let units = units(bytes).min(self.all);
-        let free = Arc::clone(&self.free);
-        if let Ok(permit) = Arc::clone(&free).try_acquire_many_owned(units) {
-            return Ok(Hold(Some(permit)));
+        let hold = self.reserve_at_once(bytes);
+        if bytes <= self.small_bytes || hold.0.is_some() {
+            return Ok(hold);
         }
         mark!("waited_for_room");
-        match clock::timeout(&*self.rt, self.patience, free.acquire_many_owned(units)).await {
+        let waiting = Arc::clone(&self.free).acquire_many_owned(self.units(bytes));
+        match clock::timeout(&*self.rt, self.patience, waiting).await {
             Ok(Ok(permit)) => Ok(Hold(Some(permit))),
             // It is never closed.
             Ok(Err(_)) | Err(clock::Elapsed) => Err(status(Error::TooManyRequests)),
         }
+    }
+
+    /// The same, as far as there is room now.
+    fn reserve_at_once(&self, bytes: usize) -> Hold {
+        if bytes <= self.small_bytes {
+            return Hold(None);
+        }
+        Hold(Arc::clone(&self.free).try_acquire_many_owned(self.units(bytes)).ok())
+    }
+
+    /// What a message of `bytes` counts as: never more than there is.
+    fn units(&self, bytes: usize) -> u32 {
+        units(bytes).min(self.all)
     }
 
     /// What `read` gives, which is told how many bytes it may give and says `None` if those are too few.
@@ -99,11 +110,12 @@ impl Room {
         }
     }
 
-    /// Encodes an answer with its prefix. A large one that has no room yet waits for it.
-    pub async fn encode(&self, roomy: Roomy<impl Message>) -> Result<Bytes, Status> {
+    /// Encodes an answer with its prefix. One that has no room, yet, takes what there is, and does not wait: what it answers may
+    /// have been done.
+    pub fn encode(&self, roomy: Roomy<impl Message>) -> Result<Bytes, Status> {
         let Roomy { answer, mut hold } = roomy;
         if hold.0.is_none() {
-            hold = self.reserve(answer.encoded_len()).await?;
+            hold = self.reserve_at_once(answer.encoded_len());
         }
         let message = grpc::encode(&answer)?;
         Ok(match hold.0 {

@@ -449,10 +449,7 @@ where
                 Err(status) => return Ok(grpc::refuse(status)),
             };
         let watched = Watched::begin(&api.rt, method, encoded);
-        let answered = match handler(Arc::clone(&api), request).await {
-            Ok(answer) => api.answers.encode(answer.into()).await,
-            Err(status) => Err(status),
-        };
+        let answered = handler(Arc::clone(&api), request).await.and_then(|answer| api.answers.encode(answer.into()));
         let told = answered.as_ref().ok().map(|message| &message[grpc::PREFIX_BYTES..]);
         watched.end(&api.rt, api.slow_after, remote.as_deref(), told);
         Ok(match answered {

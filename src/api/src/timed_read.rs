@@ -4,12 +4,15 @@
 
 use std::time::Duration;
 
+use prost::Message;
 use quorate_member::Operation;
 use quorate_member::trace::Trace;
 use quorate_runtime::clock::MonoTime;
+use quorate_store::{ReadError, View};
 use tonic::Status;
 
 use crate::errors::status;
+use crate::room::Roomy;
 use crate::service::Api;
 
 /// A read under way.
@@ -28,16 +31,26 @@ impl<'a> TimedRead<'a> {
         Self { api, operation, trace: Trace::begin(name, now), last_at: now }
     }
 
-    /// Waits until the newest view shows all that was acknowledged before.
-    pub async fn agree(&mut self) -> Result<(), Status> {
-        let agreed = self.api.member.linearize().await.map_err(status);
-        self.step("agreement among raft nodes before linearized reading");
-        agreed
-    }
-
-    /// The keys were read, or could not be. Returns how long that took.
-    pub fn read(&mut self) -> Duration {
-        self.step("read the keys")
+    /// What `read` finds in a view, with as much room as it needs. Unless the read is serializable, the view shows all that was
+    /// acknowledged before.
+    pub async fn read<A: Message>(
+        &mut self,
+        is_serializable: bool,
+        read: impl Fn(&View, usize) -> Result<Option<A>, ReadError>,
+    ) -> Result<Roomy<A>, Status> {
+        let api = self.api;
+        if !is_serializable {
+            let agreed = api.member.linearize().await.map_err(status);
+            self.step("agreement among raft nodes before linearized reading");
+            agreed?;
+        }
+        let within = |room_bytes| read(&api.member.view(), room_bytes).map_err(|failure| api.read_failed(failure));
+        let read = api.answers.read(within).await;
+        let took = self.step("read the keys");
+        if self.operation == Operation::Range {
+            api.member.metrics().times.range_read(read.is_ok(), took);
+        }
+        read
     }
 
     fn step(&mut self, what: &'static str) -> Duration {

@@ -169,3 +169,16 @@ fn a_large_request_waits_until_those_before_it_are_answered() {
         call(served.service.clone(), "/etcdserverpb.KV/Put", large()).await.expect("what was answered takes no room");
     });
 }
+
+#[test]
+fn what_was_written_is_answered_without_room() {
+    with_member(narrow, 1, async |served| {
+        fill(served).await;
+        let _taken = range(&served.service, 0).await.unwrap();
+        // With the other one there is not room for this answer.
+        let before = PutRequest { prev_kv: true, ..put("large", 10) };
+        served.kv().put(put("large", 600 << 10)).await.unwrap();
+        let answer = served.kv().put(before).await.unwrap().into_inner();
+        assert!(answer.prev_kv.len() > 600 << 10);
+    });
+}

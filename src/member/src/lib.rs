@@ -343,10 +343,9 @@ impl Member {
 
     /// The same; in `only_in`, if that is a term, and nowhere but here: `NotLeader` says that nothing was done, because this member
     /// does not lead in it.
-    async fn propose_in(&self, only_in: Option<Term>, request: InternalRaftRequest) -> Result<Response, Error> {
+    async fn propose_in(&self, only_in: Option<Term>, mut request: InternalRaftRequest) -> Result<Response, Error> {
         let inner = &*self.inner;
         let (operation, begun_at) = (Operation::of(&request), inner.rt.mono_now());
-        let mut request = request;
         let Answered { result, apply_began_at } = match self.propose_uncounted(only_in, &mut request, begun_at).await {
             Ok(answered) => answered,
             Err(error) => error.into(),

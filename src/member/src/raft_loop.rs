@@ -8,20 +8,21 @@
 //! yield, so that the disk is busy while entries are applied.
 //!
 //! What a leader sends, it sends before its own disk is asked; what a follower answers waits for the write that it speaks of.
-//! One thing a leader does not tell before its disk has it: that a change of members is committed.
+//! One thing nobody tells before his disk has it: that a change of members is committed.
 //! A snapshot that Raft takes is part of the write too: first its mark in the log, then the database's switch, and only then
 //! is it durable.
 //!
 //! What Raft cannot take just now is held, not refused (`held`). Members change one at a time: the leader holds a change, also
 //! one that another member passed on, until the one before is applied. A leader that is to be removed first hands its lead to
-//! another, and passes the change on to it: so nothing that is under way is lost with it.
+//! another, and passes the change on to it: so nothing that is under way is lost with it ([`leaving`]).
+
+mod leaving;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use quorate_proto::raftpb::ConfChangeType;
 use quorate_proto::{raftpb, walpb};
 use quorate_raft::log::Position;
 use quorate_raft::node::{Committed, Node, NodeStatus, Work};
@@ -34,7 +35,8 @@ use quorate_runtime::sync::{mpsc, oneshot};
 use quorate_runtime::{BoxFuture, Rt, bug, select, witness};
 use quorate_types::{Error, LogIndex, MemberId, Term};
 
-use crate::held::{self, Change, Held, HeldChange};
+use self::leaving::{Leaving, hand_over_first};
+use crate::held::{self, Change, Held};
 use crate::incoming::{self, Incoming};
 use crate::late_heartbeats::LateHeartbeats;
 use crate::log_read::LogRead;
@@ -59,9 +61,6 @@ const KEEP_AFTER_SNAPSHOT: Duration = Duration::from_secs(30);
 /// A commit index that nothing else carries to the log's file is written after so long without a write. Then a process that is
 /// killed has it, and `--force-new-cluster` keeps all that was acknowledged.
 const COMMIT_WRITTEN_AFTER: Duration = Duration::from_millis(5);
-
-/// Time between two lines about a peer that takes us for removed: it says so ten times a second.
-const REMOVAL_DOUBT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What limits the loop.
 #[derive(Clone, Debug)]
@@ -113,13 +112,6 @@ struct Confirming {
     number: u64,
     messages: Vec<raftpb::Message>,
     committed: Vec<Committed>,
-}
-
-/// We lead, and our own removal is committed: it is applied when another can take over, or when that takes too long.
-struct Leaving {
-    change: raftpb::ConfChange,
-    reply: oneshot::Sender<raftpb::ConfState>,
-    deadline: MonoTime,
 }
 
 /// The loop while it runs.
@@ -378,31 +370,6 @@ impl Running {
         }
     }
 
-    /// A peer answers us as one who was removed. While our cluster has a leader, for us, it is the peer that went another way:
-    /// it was made a cluster of its own (`--force-new-cluster`) although others were alive. It asks for nothing but to be
-    /// left alone, and must not stop a healthy majority.
-    fn on_removed(&mut self, by: MemberId) {
-        if !self.node.hears_a_leader() || bug!("removal-believed") {
-            if !self.stopping.is_asked() {
-                tracing::info!(%by, "a peer says that this member was removed");
-                self.stopping.ask_removed();
-            }
-            return;
-        }
-        let now = self.rt.mono_now();
-        // Who was really removed hears of it before its leader falls silent.
-        let doubted_at = *self.removal_doubted_at.get_or_insert(now + REMOVAL_DOUBT_INTERVAL);
-        if now >= doubted_at {
-            self.removal_doubted_at = Some(now + REMOVAL_DOUBT_INTERVAL);
-            tracing::error!(
-                peer = %by,
-                leader = ?self.status.leader,
-                "a peer says that this member was removed, yet this member's cluster goes on with it: the peer has left, to \
-                 be a cluster of its own (--force-new-cluster). Remove the peer from this cluster"
-            );
-        }
-    }
-
     /// A snapshot whose database is built. If Raft does not want it any more, the database is of no use.
     fn on_snapshot(&mut self, message: raftpb::Message) {
         let index = incoming::index_of(&message);
@@ -438,46 +405,12 @@ impl Running {
                         self.applied = (index, term);
                     }
                 }
-                FromApply::ConfChange { change, reply } => {
-                    if removes(&change, self.id) && !self.node.may_leave() {
-                        let deadline = self.rt.mono_now() + self.limits.request_timeout;
-                        self.leaving = Some(Leaving { change, reply, deadline });
-                    } else {
-                        self.apply_conf_change(&change, reply);
-                    }
-                }
+                FromApply::ConfChange { change, reply } => self.on_conf_change(change, reply),
                 FromApply::Durable { index, conf_state } => self.on_durable(index, conf_state),
             }
         }
         // The first entry of a founder's log makes it a voter: it need not wait for a tick to lead.
         self.node.campaign_if_alone();
-    }
-
-    fn apply_conf_change(&mut self, change: &raftpb::ConfChange, reply: oneshot::Sender<raftpb::ConfState>) {
-        match self.node.apply_conf_change(change) {
-            Ok(conf_state) => {
-                self.configured_at = self.node.status().committed;
-                // The apply loop waits for exactly this answer.
-                let _ = reply.send(conf_state);
-                if removes(change, self.id) {
-                    self.published.removed.store(true, Ordering::Release);
-                }
-                self.refresh_status();
-            }
-            Err(error) => {
-                tracing::error!(error = %error, "raft refuses a committed membership change; this member stops");
-                self.stopping.ask(StopReason::Failed(error.to_string()));
-            }
-        }
-    }
-
-    fn leave_if_possible(&mut self) {
-        let now = self.rt.mono_now();
-        let node = &mut self.node;
-        let ready = self.leaving.take_if(|leaving| node.may_leave() || leaving.deadline <= now);
-        if let Some(Leaving { change, reply, .. }) = ready {
-            self.apply_conf_change(&change, reply);
-        }
     }
 
     /// The database holds everything up to `index`: mark the log there once in a while, so that what is below may go.
@@ -794,20 +727,4 @@ impl Running {
         self.metrics.is_learner.set(i64::from(status.is_learner));
         self.metrics.proposals_committed.set(status.committed.0 as i64);
     }
-}
-
-fn removes(change: &raftpb::ConfChange, id: MemberId) -> bool {
-    change.r#type() == ConfChangeType::ConfChangeRemoveNode && change.node_id() == id.0
-}
-
-/// True if leadership is being handed over now because the change removes us, who lead. If nobody takes it, it is tried again
-/// until the change's time is over: who removes itself cannot stay until the others know for certain that it was removed.
-fn hand_over_first(node: &mut Node, own: MemberId, held: &HeldChange) -> bool {
-    if !held.removes(own) {
-        return false;
-    }
-    let Some(successor) = node.successor() else { return false };
-    tracing::info!(local_member_id = %own, transferee_member_id = %successor, "leadership is handed over before this member is removed");
-    node.transfer_leader(successor);
-    true
 }

@@ -223,12 +223,10 @@ struct Configuration {
 
 impl Configuration {
     fn of(id: MemberId, state: &ConfState) -> Self {
+        let is_sole_voter = state.get_voters() == [id.0] && state.get_voters_outgoing().is_empty();
         Self {
-            is_sole_voter: state.get_voters() == [id.0] && state.get_voters_outgoing().is_empty(),
-            is_alone: state.get_voters() == [id.0]
-                && state.get_voters_outgoing().is_empty()
-                && state.get_learners().is_empty()
-                && state.get_learners_next().is_empty(),
+            is_sole_voter,
+            is_alone: is_sole_voter && state.get_learners().is_empty() && state.get_learners_next().is_empty(),
             is_learner: state.get_learners().contains(&id.0),
             is_member: state.get_voters().contains(&id.0) || state.get_learners().contains(&id.0),
             learners: state.get_learners().to_vec(),

@@ -51,13 +51,7 @@ pub(crate) struct Pending {
 
 impl State {
     pub(crate) fn snapshot(&self) -> Snapshot<'_> {
-        Snapshot {
-            index: &self.index,
-            rows: &self.rows,
-            revision: self.revision,
-            compacted: self.compacted,
-            room_bytes: None,
-        }
+        Snapshot::new(&self.index, &self.rows, self.revision, self.compacted)
     }
 
     /// The entry is complete.

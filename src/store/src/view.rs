@@ -75,13 +75,7 @@ impl View {
     }
 
     fn keys(&self) -> Snapshot<'_> {
-        Snapshot {
-            index: &self.index,
-            rows: &self.rows,
-            revision: self.revision,
-            compacted: self.compacted,
-            room_bytes: None,
-        }
+        Snapshot::new(&self.index, &self.rows, self.revision, self.compacted)
     }
 
     /// The current revision.

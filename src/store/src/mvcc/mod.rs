@@ -33,7 +33,12 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) room_bytes: Option<&'a Cell<Option<usize>>>,
 }
 
-impl Snapshot<'_> {
+impl<'a> Snapshot<'a> {
+    /// The key space as these have it, with room for any answer.
+    pub(crate) fn new(index: &'a KeyIndex, rows: &'a Rows, revision: i64, compacted: i64) -> Self {
+        Self { index, rows, revision, compacted, room_bytes: None }
+    }
+
     /// Takes room for a row of an answer. False if there is too little.
     fn take_room(&self, row_bytes: usize) -> bool {
         let Some(room_bytes) = self.room_bytes else { return true };
