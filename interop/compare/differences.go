@@ -65,15 +65,6 @@ var differences = []difference{
 			"there are more than twelve",
 		onlyTies,
 	},
-	{
-		"write-without-leader",
-		"etcd bug: while nobody leads, a write waits to be proposed, and the end of that wait comes out as it is, as if the client's own " +
-			"time had run out; here it is `request timed out`, as etcd says of all its other waits",
-		func(r *Request, theirs, ours *Answer) bool {
-			return theirs.Code == codes.DeadlineExceeded && theirs.Text == "context deadline exceeded" && theirs.Took < patience &&
-				(ours.Code == codes.Unavailable || ours.Code == codes.Unknown) && ours.Text == "etcdserver: request timed out"
-		},
-	},
 }
 
 // notYet tells whether the call is one that the server under test refuses as not built.

@@ -26,6 +26,12 @@ func TestPprofPaths(t *testing.T) {
 						answer.Header["Content-Disposition"], answer.Header["X-Go-Pprof"])
 				}
 			}
+			// Only the client's listener has the page, and only while the log shows everything.
+			for _, listener := range []string{"client", "metrics"} {
+				answer := s.send(request{method: "GET", path: "/debug/requests", listener: listener})
+				answer.Body.Close()
+				s.note("%s %s /debug/requests: %d %s", flag, listener, answer.StatusCode, show(answer.Header))
+			}
 		})
 	}
 }

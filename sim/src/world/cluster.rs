@@ -544,8 +544,8 @@ async fn live(cluster: Arc<Cluster>, machine: Arc<MemberMachine>, rt: Rt, number
     match rt.listen(Address::Tcp(machine.peer_address), ListenOptions::default()).await {
         Ok(listener) => {
             let peers = quorate_api::PeerPort::new(api.clone(), member.clone());
-            let grace = quorate_api::ServerOptions::default().grace;
-            rt.spawn(Box::pin(quorate_api::serve_peers(Rt::clone(&rt), listener, peers, asked.clone(), grace)));
+            let (grace, limits) = (quorate_api::ServerOptions::default().grace, member.config().peer_limits);
+            rt.spawn(Box::pin(quorate_api::serve_peers(Rt::clone(&rt), listener, peers, asked.clone(), grace, limits)));
         }
         Err(error) => {
             member.stop();

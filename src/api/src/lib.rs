@@ -11,7 +11,7 @@
 //! - `concurrency`: locks and elections, as clients of the handlers.
 //! - `watch`: streams of watches; `leader_watch` ends those that want a leader when there is none.
 //! - `grpc_health`, `reflection`: gRPC's own services.
-//! - `plain`, `debug`, `pprof`: `/version`, `/metrics` and what else is no gRPC; `health` and `probes`: is the member well. `gateway`: all of gRPC
+//! - `plain`, `debug`, `pprof`, `recent_calls`: `/version`, `/metrics` and what else is no gRPC; `health` and `probes`: is the member well. `gateway`: all of gRPC
 //!   as JSON. `access`: whose pages may ask. `peer`: the port that other members talk to.
 //! - `room`: how much large messages may take in memory.
 //! - `metrics`: what is counted on the way; `timed_read`, `request_stats`: what is said of slow calls.
@@ -22,6 +22,7 @@
 mod access;
 mod after_http;
 mod body;
+mod call_counters;
 mod check;
 mod cluster;
 mod concurrency;
@@ -42,6 +43,7 @@ mod peer;
 mod plain;
 mod pprof;
 mod probes;
+mod recent_calls;
 mod reflection;
 mod request_stats;
 mod room;

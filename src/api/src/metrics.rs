@@ -13,34 +13,19 @@ use quorate_runtime::Rt;
 use quorate_runtime::clock::MonoTime;
 use tonic::Code;
 
+use crate::call_counters::{BY_METHOD, CallCounters};
 use crate::method::{Kind, Method};
-
-/// gRPC's codes by number, as the metrics name them.
-const CODE_NAMES: [&str; 17] = [
-    "OK",
-    "Canceled",
-    "Unknown",
-    "InvalidArgument",
-    "DeadlineExceeded",
-    "NotFound",
-    "AlreadyExists",
-    "PermissionDenied",
-    "ResourceExhausted",
-    "FailedPrecondition",
-    "Aborted",
-    "OutOfRange",
-    "Unimplemented",
-    "Internal",
-    "Unavailable",
-    "DataLoss",
-    "Unauthenticated",
-];
+use crate::recent_calls::{RecentCalls, Traced};
 
 /// The API's counters.
 pub struct Metrics {
-    methods: Vec<MethodCounters>,
+    calls: CallCounters,
+    /// How long calls of each method took, if anybody wants to know.
+    seconds: Option<Vec<Histogram>>,
     /// Whose clock measures how long calls take, if anybody wants to know.
     clock: Option<Rt>,
+    /// Keeps the last calls, if anybody wants to see them.
+    recent: Option<Arc<RecentCalls>>,
     clients: ClientVersions,
     received_bytes: IntCounter,
     sent_bytes: IntCounter,
@@ -201,51 +186,23 @@ impl ClientVersions {
     }
 }
 
-struct MethodCounters {
-    started: IntCounter,
-    messages_received: IntCounter,
-    messages_sent: IntCounter,
-    handled: Vec<IntCounter>,
-    seconds: Option<Histogram>,
-}
-
 impl Metrics {
     /// All counters, registered with `registry`, all methods and codes preset to 0. With a `clock`, how long calls take, too.
     ///
     /// # Errors
     /// If `registry` has one of them already.
-    pub fn register(registry: &Registry, clock: Option<Rt>) -> prometheus::Result<Self> {
-        let by_method = ["grpc_type", "grpc_service", "grpc_method"];
-        let by_code = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
-        let started = IntCounterVec::new(
-            Opts::new("grpc_server_started_total", "Total number of RPCs started on the server."),
-            &by_method,
-        )?;
-        let handled = IntCounterVec::new(
-            Opts::new(
-                "grpc_server_handled_total",
-                "Total number of RPCs completed on the server, regardless of success or failure.",
-            ),
-            &by_code,
-        )?;
-        let messages_received = IntCounterVec::new(
-            Opts::new("grpc_server_msg_received_total", "Total number of RPC stream messages received on the server."),
-            &by_method,
-        )?;
-        let messages_sent = IntCounterVec::new(
-            Opts::new("grpc_server_msg_sent_total", "Total number of gRPC stream messages sent by the server."),
-            &by_method,
-        )?;
-        for vector in [&started, &handled, &messages_received, &messages_sent] {
-            registry.register(Box::new(vector.clone()))?;
-        }
+    pub fn register(
+        registry: &Registry,
+        clock: Option<Rt>,
+        recent: Option<Arc<RecentCalls>>,
+    ) -> prometheus::Result<Self> {
         let seconds = match clock {
             Some(_) => {
                 let opts = HistogramOpts::new(
                     "grpc_server_handling_seconds",
                     "Histogram of response latency (seconds) of gRPC that had been application-level handled by the server.",
                 );
-                let seconds = HistogramVec::new(opts, &by_method)?;
+                let seconds = HistogramVec::new(opts, &BY_METHOD)?;
                 registry.register(Box::new(seconds.clone()))?;
                 Some(seconds)
             }
@@ -261,25 +218,16 @@ impl Metrics {
             &["Type", "API"],
         )?;
         registry.register(Box::new(stream_failures.clone()))?;
-        let methods = Method::ALL
-            .iter()
-            .map(|method| {
-                let labels = [method.kind().label(), method.service(), method.name()];
-                MethodCounters {
-                    started: started.with_label_values(&labels),
-                    messages_received: messages_received.with_label_values(&labels),
-                    messages_sent: messages_sent.with_label_values(&labels),
-                    seconds: seconds.as_ref().map(|seconds| seconds.with_label_values(&labels)),
-                    handled: CODE_NAMES
-                        .iter()
-                        .map(|code| handled.with_label_values(&[labels[0], labels[1], labels[2], code]))
-                        .collect(),
-                }
-            })
-            .collect();
+        let seconds = seconds.map(|seconds| {
+            let of =
+                |method: &Method| seconds.with_label_values(&[method.kind().label(), method.service(), method.name()]);
+            Method::ALL.iter().map(of).collect()
+        });
         Ok(Self {
-            methods,
+            calls: CallCounters::register(registry)?,
+            seconds,
             clock,
+            recent,
             clients: ClientVersions::register(registry)?,
             received_bytes: counter(
                 "etcd_network_client_grpc_received_bytes_total",
@@ -307,10 +255,11 @@ impl Metrics {
 
     /// A call of `method` began, whose messages come later.
     pub fn begin_stream(self: &Arc<Self>, method: Method, headers: &HeaderMap) -> Running {
-        self.methods[method as usize].started.inc();
+        self.calls.of(method).start();
         self.clients.count(method.kind(), headers);
         let begun_at = self.clock.as_ref().map(|clock| clock.mono_now());
-        Running { metrics: self.clone(), method, begun_at, finished: false }
+        let traced = self.recent.as_ref().map(|recent| recent.begin(method));
+        Running { metrics: self.clone(), method, begun_at, traced, finished: false }
     }
 }
 
@@ -320,6 +269,7 @@ pub struct Running {
     method: Method,
     /// If somebody wants to know how long it takes.
     begun_at: Option<MonoTime>,
+    traced: Option<Traced>,
     finished: bool,
 }
 
@@ -336,7 +286,7 @@ impl Running {
 
     /// That many messages went out, of `bytes` together.
     pub fn sent_many(&self, messages: u64, bytes: usize) {
-        self.metrics.methods[self.method as usize].messages_sent.inc_by(messages);
+        self.metrics.calls.of(self.method).send(messages);
         self.metrics.sent_bytes.inc_by(bytes as u64);
     }
 
@@ -344,11 +294,13 @@ impl Running {
     pub fn finish(&mut self, code: Code) {
         if !self.finished {
             self.finished = true;
-            let method = &self.metrics.methods[self.method as usize];
-            method.handled[code as usize].inc();
-            if let (Some(seconds), Some(clock), Some(begun_at)) = (&method.seconds, &self.metrics.clock, self.begun_at)
-            {
-                seconds.observe((clock.mono_now() - begun_at).as_secs_f64());
+            let metrics = &self.metrics;
+            metrics.calls.of(self.method).handle(code);
+            if let Some(traced) = self.traced.take() {
+                traced.end(code);
+            }
+            if let (Some(seconds), Some(clock), Some(begun_at)) = (&metrics.seconds, &metrics.clock, self.begun_at) {
+                seconds[self.method as usize].observe((clock.mono_now() - begun_at).as_secs_f64());
             }
         }
     }
@@ -363,7 +315,7 @@ pub struct Received {
 impl Received {
     /// A message of `bytes` came in.
     pub fn add(&self, bytes: usize) {
-        self.metrics.methods[self.method as usize].messages_received.inc();
+        self.metrics.calls.of(self.method).receive();
         self.metrics.received_bytes.inc_by(bytes as u64);
     }
 }
@@ -377,6 +329,7 @@ impl Drop for Running {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call_counters::CODE_NAMES;
 
     fn value(registry: &Registry, line: &str) -> Option<String> {
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
@@ -386,7 +339,7 @@ mod tests {
     #[test]
     fn all_methods_and_codes_are_there_from_the_start() {
         let registry = Registry::new();
-        Metrics::register(&registry, None).unwrap();
+        Metrics::register(&registry, None, None).unwrap();
         for method in Method::ALL {
             let labels = format!(
                 "grpc_method=\"{}\",grpc_service=\"{}\",grpc_type=\"{}\"",
@@ -405,7 +358,7 @@ mod tests {
     #[test]
     fn a_call_is_counted_once_with_how_it_ended() {
         let registry = Registry::new();
-        let metrics = Arc::new(Metrics::register(&registry, None).unwrap());
+        let metrics = Arc::new(Metrics::register(&registry, None, None).unwrap());
         let headers = HeaderMap::new();
         let mut fine = metrics.begin(Method::Put, &headers, 100);
         fine.sent(30);
@@ -425,7 +378,7 @@ mod tests {
     #[test]
     fn clients_are_counted_by_their_version_and_not_more_of_them_than_there_is_room_for() {
         let registry = Registry::new();
-        let metrics = Arc::new(Metrics::register(&registry, None).unwrap());
+        let metrics = Arc::new(Metrics::register(&registry, None, None).unwrap());
         let count = |method, version: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(ClientVersions::HEADER, version.parse().unwrap());
@@ -452,7 +405,7 @@ mod tests {
     fn who_wants_to_know_is_told_how_long_calls_take() {
         let registry = Registry::new();
         let rt = quorate_runtime_tokio::TokioRuntime::run(1, async |rt| rt);
-        let metrics = Arc::new(Metrics::register(&registry, Some(rt)).unwrap());
+        let metrics = Arc::new(Metrics::register(&registry, Some(rt), None).unwrap());
         drop(metrics.begin(Method::Put, &HeaderMap::new(), 100));
         let labels = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
         let count = value(&registry, &format!("grpc_server_handling_seconds_count{{{labels}}}"));

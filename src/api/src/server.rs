@@ -26,7 +26,7 @@ use hyper::server::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::server::conn::auto;
 use quorate_http::{AuthorityFilter, Executor, HyperStream, PingLimit, Timer};
-use quorate_raft::transport::{READ_LIMIT, WriteLimit};
+use quorate_raft::transport::{PeerLimits, WriteLimit};
 use quorate_runtime::sync::{mpsc, watch};
 use quorate_runtime::{BoxFuture, Rt, clock, net, select};
 use tower_service::Service;
@@ -126,17 +126,16 @@ pub async fn serve_each<S, B>(
     accept(rt, listener, shutdown, grace, serve_one).await;
 }
 
-/// Serves members: HTTP/1.1 alone, as etcd's peer port does. A write that a peer does not take for [`WRITE_LIMIT`] ends its
-/// connection, and so does a connection on which nothing is asked for [`READ_LIMIT`]: a peer that is gone without a word must
-/// not hold what waits for it.
-///
-/// [`WRITE_LIMIT`]: quorate_raft::transport::WRITE_LIMIT
+/// Serves members: HTTP/1.1 alone, as etcd's peer port does. A write that a peer does not take within `limits` ends its
+/// connection, and so does one on which nothing is asked for so long: a peer that is gone without a word must not hold what
+/// waits for it.
 pub async fn serve_peers<S, B>(
     rt: Rt,
     listener: Box<dyn net::Listener>,
     service: S,
     shutdown: watch::Receiver<bool>,
     grace: Duration,
+    limits: PeerLimits,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -146,11 +145,11 @@ pub async fn serve_peers<S, B>(
     B::Error: Into<BoxError>,
 {
     let mut builder = http1::Builder::new();
-    builder.timer(Timer::new(rt.clone())).header_read_timeout(READ_LIMIT).auto_date_header(false);
+    builder.timer(Timer::new(rt.clone())).header_read_timeout(limits.read).auto_date_header(false);
     let clock = rt.clone();
     let serve_one = move |stream, phase, peer| -> BoxFuture<'static, ()> {
         let (builder, service) = (builder.clone(), Calls { service: service.clone(), after: None });
-        let stream = HyperStream::new(WriteLimit::new(clock.clone(), stream));
+        let stream = HyperStream::new(WriteLimit::new(clock.clone(), stream, limits.write));
         Box::pin(async move {
             let connection = builder.serve_connection(stream, service);
             drive(pin!(connection), http1::Connection::graceful_shutdown, phase, &peer).await;

@@ -35,6 +35,7 @@ use crate::grpc::Requests;
 use crate::leader_watch::{LeaderLost, LeaderWatch};
 use crate::method::{Method, knows_service};
 use crate::metrics::{Metrics, Received, Running};
+use crate::recent_calls::{self, RecentCalls};
 use crate::request_stats::Watched;
 use crate::room::{Hold, Room, Roomy};
 use crate::{errors, gateway, grpc, plain, pprof};
@@ -65,6 +66,8 @@ pub struct ApiOptions {
     pub slow_after: Duration,
     /// Metrics tell how long gRPC's calls take (`--metrics=extensive`).
     pub has_latencies: bool,
+    /// `/debug/requests` shows the last calls.
+    pub has_recent_calls: bool,
     /// The process around the member.
     pub process: Process,
 }
@@ -105,6 +108,7 @@ impl Default for ApiOptions {
             unwell_in_defragmentation: false,
             slow_after: Duration::from_millis(300),
             has_latencies: false,
+            has_recent_calls: false,
             process: Process::default(),
         }
     }
@@ -124,6 +128,7 @@ pub struct Api {
     pub(crate) unwell: Arc<watch::Sender<usize>>,
     pub(crate) unwell_in_defragmentation: bool,
     pub(crate) process: Process,
+    recent_calls: Option<Arc<RecentCalls>>,
     slow_after: Duration,
     /// Room for what comes in, and for what goes out.
     requests: Room,
@@ -139,7 +144,9 @@ impl Api {
     pub fn new(rt: Rt, member: Member, options: ApiOptions) -> Arc<Self> {
         let registry = Registry::new();
         let clock = options.has_latencies.then(|| Rt::clone(&rt));
-        let metrics = Metrics::register(&registry, clock).expect("an empty registry takes distinct names");
+        let recent_calls = options.has_recent_calls.then(|| RecentCalls::new(Rt::clone(&rt)));
+        let metrics =
+            Metrics::register(&registry, clock, recent_calls.clone()).expect("an empty registry takes distinct names");
         let message_bytes_max = member.config().max_request_bytes + MESSAGE_OVERHEAD_BYTES;
         let mut registries = options.registries;
         registries.push(registry);
@@ -158,6 +165,7 @@ impl Api {
             unwell: Arc::new(watch::Sender::new(0)),
             unwell_in_defragmentation: options.unwell_in_defragmentation,
             process: options.process,
+            recent_calls,
             slow_after: options.slow_after,
             requests,
             answers,
@@ -343,6 +351,10 @@ where
         && parts.uri.path().starts_with(pprof::PREFIX)
     {
         pprof::answer(&api, Arc::clone(profiler), &parts, body).await
+    } else if let Some(calls) = &api.recent_calls
+        && parts.uri.path() == recent_calls::PATH
+    {
+        calls.answer(&parts.uri)
     } else {
         plain::answer(&api, &parts.method, &parts.uri).await
     };

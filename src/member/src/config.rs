@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use quorate_raft::transport::PeerLimits;
 use quorate_store::watch::WatchLimits;
 
 use crate::auto_compaction::AutoCompaction;
@@ -91,6 +92,13 @@ pub struct MemberConfig {
     pub compaction_batch_rows: usize,
     /// Pause between two such batches.
     pub compaction_interval: Duration,
+    /// How long a peer may take.
+    pub peer_limits: PeerLimits,
+    /// Leases may be revoked while other writes are refused because too much waits to be applied.
+    pub revocations_go_first: bool,
+    /// A renewal counts as soon as a quorum has said that this member leads, and not only once all is applied that was committed
+    /// before: a member that is behind with its work then lets no lease end whose holder is alive.
+    pub renewals_count_at_once: bool,
     /// What takes longer to read or to apply is told of in the log.
     pub warning_apply_duration: Duration,
     /// What the leader leaves of the history by itself; `None`: all of it.
@@ -140,6 +148,9 @@ impl MemberConfig {
             log_memory_bytes: 16 << 20,
             compaction_batch_rows: 1_000,
             compaction_interval: Duration::from_millis(10),
+            peer_limits: PeerLimits::default(),
+            revocations_go_first: false,
+            renewals_count_at_once: true,
             warning_apply_duration: Duration::from_millis(100),
             auto_compaction: None,
             bootstrap_defrag_threshold_bytes: None,

@@ -177,7 +177,7 @@ impl Held {
         while self.requests.front().is_some_and(|(_, waiter)| waiter.deadline <= now) {
             let (data, waiter) = self.requests.pop_front().expect("just seen");
             self.request_bytes -= data.len();
-            count += fail(waiter, Error::Timeout);
+            count += fail(waiter, Error::ContextDeadlineExceeded);
         }
         while self.changes.front().is_some_and(|held| held.deadline <= now) {
             if let Some(Change::Ours(_, waiter)) = self.take_change() {
@@ -278,7 +278,7 @@ mod tests {
         held.hold(change);
         held.hold_forwarded(forwarded_request(3), at(2));
         assert_eq!(held.expire(at(2)), 2);
-        assert_eq!(first_answer.try_recv(), Ok(Error::Timeout.into()));
+        assert_eq!(first_answer.try_recv(), Ok(Error::ContextDeadlineExceeded.into()));
         assert_eq!(change_answer.try_recv(), Ok(Error::Timeout.into()));
         assert!(second_answer.try_recv().is_err() && held.requests().len() == 1);
         assert!(held.next_change().is_none() && held.take_forwarded().is_none());

@@ -48,6 +48,7 @@ mod raft_loop;
 mod save;
 mod shared;
 mod testify;
+mod timed_out;
 pub mod trace;
 mod waiting;
 mod watches;
@@ -76,6 +77,7 @@ pub use defragment::DefragmentError;
 pub use leases::{PeerAnswer as LeasePeerAnswer, TimeToLive};
 pub use membership::promotion::refusal_text;
 pub use metrics::{Metrics, Operation, RequestTimes};
+pub use quorate_raft::transport::{PEER_LIMIT_MIN, PeerLimits};
 pub use save::{Piece as SnapshotPiece, SavedSnapshot};
 pub use shared::{RaftStatus, StopReason};
 pub use watches::WatchStream;
@@ -88,7 +90,9 @@ use membership::follow::Following;
 use metrics::AlarmMetrics;
 use peers::{INBOX_MESSAGES, PeerInbox, Peers, SnapshotSender};
 use raft_loop::{RaftLimits, RaftLoop};
-use shared::{Answered, Payload, Proposal, Published, RaftQuestion, StateQuestion, Stopping, Waiter};
+use shared::{
+    Answered, Payload, Proposal, Published, RaftQuestion, Reader as WaitingReader, StateQuestion, Stopping, Waiter,
+};
 use watches::Watches;
 
 /// The etcd release that this member claims to be.
@@ -102,6 +106,8 @@ const PROPOSAL_QUEUE: usize = 8192;
 
 /// Committed but unapplied entries beyond which proposals are refused (etcd `server/etcdserver/v3_server.go`).
 const APPLY_GAP_MAX: u64 = 5000;
+/// The same for who goes first ([`MemberConfig::revocations_go_first`]).
+const APPLY_GAP_MAX_FIRST: u64 = 2 * APPLY_GAP_MAX;
 
 /// A handle on a running member, cheap to clone.
 #[derive(Clone)]
@@ -117,7 +123,7 @@ struct Inner {
     reader: Reader,
     request_ids: ids::RequestIds,
     proposals: mpsc::Sender<Proposal>,
-    reads: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    reads: mpsc::UnboundedSender<WaitingReader>,
     questions: mpsc::UnboundedSender<RaftQuestion>,
     published: Arc<Published>,
     transport: Arc<Transport>,
@@ -204,7 +210,7 @@ impl Member {
             server_version: SERVER_VERSION,
             election_timeout: Duration::from_millis(config.election_ms),
             snapshot_dir: config.snap_dir(),
-            limits: TransportLimits::default(),
+            limits: TransportLimits { wait: config.peer_limits, ..TransportLimits::default() },
         };
         let transport = Transport::with_carrier(rt.clone(), transport_config, Arc::new(inbox), carrier);
         metrics.watch_peers(booted.id, Arc::downgrade(&transport));
@@ -335,8 +341,8 @@ impl Member {
     /// Puts `request` into the log and waits until it is applied here and visible in [`Member::view`]. Its header gets an id.
     ///
     /// # Errors
-    /// What applying answered; or, with an unknown outcome, `Timeout` or `Stopped`; or, with nothing done, `RequestTooLarge`
-    /// or `TooManyRequests`.
+    /// What applying answered; or, with an unknown outcome, one of the three timeouts or `Stopped`; or, with nothing done,
+    /// `ContextDeadlineExceeded` (nobody led in the time of a request), `RequestTooLarge` or `TooManyRequests`.
     pub async fn propose(&self, request: InternalRaftRequest) -> Result<Response, Error> {
         self.propose_in(None, request).await
     }
@@ -350,6 +356,10 @@ impl Member {
             Ok(answered) => answered,
             Err(error) => error.into(),
         };
+        let result = result.map_err(|error| match error {
+            Error::Timeout => self.why_timed_out(begun_at),
+            error => error,
+        });
         let now = inner.rt.mono_now();
         inner.metrics.times.answered(operation, result.is_ok(), now - begun_at);
         if let Some(apply_began_at) = apply_began_at
@@ -374,7 +384,9 @@ impl Member {
             return Err(Error::RequestTooLarge);
         }
         let status = inner.published.status();
-        if status.committed.0 > status.applied.0 + APPLY_GAP_MAX {
+        let goes_first = inner.config.revocations_go_first && request.lease_revoke.is_some();
+        let gap_max = if goes_first { APPLY_GAP_MAX_FIRST } else { APPLY_GAP_MAX };
+        if status.committed.0 > status.applied.0 + gap_max {
             return Err(Error::TooManyRequests);
         }
         self.submit(request_id, only_in, begun_at, Payload::Request(data)).await
@@ -407,6 +419,11 @@ impl Member {
 
     /// After this, [`Member::view`] shows every write that was acknowledged, anywhere, before the call.
     pub async fn linearize(&self) -> Result<(), Error> {
+        self.linearize_telling(None).await
+    }
+
+    /// The same. `confirmed` hears when a quorum has said who leads, which may be long before all is applied.
+    async fn linearize_telling(&self, confirmed: Option<oneshot::Sender<()>>) -> Result<(), Error> {
         let inner = &*self.inner;
         if inner.published.reads_need_no_round.load(Ordering::Acquire) {
             return Ok(());
@@ -414,8 +431,8 @@ impl Member {
         if inner.published.removed.load(Ordering::Acquire) {
             return Err(Error::Stopped);
         }
-        let (reply, answer) = oneshot::channel();
-        if inner.reads.send(reply).is_err() {
+        let (applied, answer) = oneshot::channel();
+        if inner.reads.send(WaitingReader { confirmed, applied }).is_err() {
             return Err(Error::Stopped);
         }
         match clock::timeout(&*inner.rt, inner.config.request_timeout(), answer).await {

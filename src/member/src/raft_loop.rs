@@ -44,7 +44,7 @@ use crate::log_stall::LogStall;
 use crate::log_write::{self, LastWrite, Log, NextWrite, WriteDone};
 use crate::metrics::Metrics;
 use crate::peers::{PeerReport, SnapshotSender};
-use crate::shared::{FromApply, Proposal, Published, RaftQuestion, StopReason, Stopping, ToApply};
+use crate::shared::{FromApply, Proposal, Published, RaftQuestion, Reader, StopReason, Stopping, ToApply};
 use crate::testify::testify;
 
 /// A write of one entry is made on the spot, without the hand-over to the log's thread and back, if the last one took no
@@ -92,7 +92,7 @@ pub struct RaftLoop {
     pub marked: LogIndex,
     pub applied: (LogIndex, Term),
     pub proposals: mpsc::Receiver<Proposal>,
-    pub reads: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+    pub reads: mpsc::UnboundedReceiver<Reader>,
     pub questions: mpsc::UnboundedReceiver<RaftQuestion>,
     pub from_apply: mpsc::UnboundedReceiver<FromApply>,
     pub peer_messages: mpsc::Receiver<raftpb::Message>,
@@ -133,7 +133,7 @@ struct Running {
     marked: LogIndex,
     applied: (LogIndex, Term),
     held: Held,
-    reads: ReadQueue<oneshot::Sender<()>>,
+    reads: ReadQueue<Reader>,
     read_contexts: u64,
     transport: Arc<Transport>,
     snapshots: SnapshotSender,
@@ -515,7 +515,7 @@ impl Running {
         let applied = if bug!("read-before-applied") { LogIndex(u64::MAX) } else { self.applied.0 };
         for reader in self.reads.take_ready(applied) {
             // A reader that went away does not mind.
-            let _ = reader.send(());
+            let _ = reader.applied.send(());
         }
         self.start_write_if_due();
     }
@@ -537,8 +537,13 @@ impl Running {
 
     fn take(&mut self, work: Work) {
         for (context, index) in work.reads {
-            if !self.reads.on_confirmed(context, index) {
+            let Some(readers) = self.reads.on_confirmed(context, index) else {
                 self.metrics.slow_read_indexes.inc();
+                continue;
+            };
+            for confirmed in readers.iter_mut().filter_map(|reader| reader.confirmed.take()) {
+                // As below.
+                let _ = confirmed.send(());
             }
         }
         if work.commits_change {
@@ -707,6 +712,7 @@ impl Running {
         }
         if leader_is_new && let Some(leader) = status.leader {
             self.metrics.leader_changes.inc();
+            self.published.leader_elected_at_ns.store(self.rt.mono_now().as_nanos(), Ordering::Release);
             tracing::info!(member_id = %self.id, leader = %leader, term = status.term.0, "raft elected a leader");
         }
         if status.is_leader && status.has_committed_in_term && !(before.is_leader && before.has_committed_in_term) {

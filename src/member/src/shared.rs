@@ -53,6 +53,15 @@ pub struct Proposal {
     pub waiter: Waiter,
 }
 
+/// Who waits until what was committed before is applied.
+#[derive(Debug)]
+pub struct Reader {
+    /// Hears earlier that a quorum has confirmed the leader. Not heard from if no question was needed.
+    pub confirmed: Option<oneshot::Sender<()>>,
+    /// Hears when all is applied.
+    pub applied: oneshot::Sender<()>,
+}
+
 /// What is proposed.
 #[derive(Debug)]
 pub enum Payload {
@@ -136,6 +145,8 @@ pub struct Published {
     pub term: AtomicU64,
     /// 0 if none is known.
     pub leader: AtomicU64,
+    /// When this member heard of its last leader, by its monotonic clock.
+    pub leader_elected_at_ns: AtomicU64,
     /// The term in which this member leads; 0 if it does not. One fact, unlike `term` and `leader` together.
     pub leads_in: AtomicU64,
     pub committed: AtomicU64,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorate_api::{Access, ApiOptions, ServerOptions};
-use quorate_member::{AutoCompaction, ClusterState, MemberConfig, REVISION_INTERVAL};
+use quorate_member::{AutoCompaction, ClusterState, MemberConfig, PEER_LIMIT_MIN, PeerLimits, REVISION_INTERVAL};
 use quorate_runtime::net::ListenOptions;
 use quorate_types::{GoDuration, Quoted};
 
@@ -46,6 +46,13 @@ const LEASE_CHECKPOINT: &str = "LeaseCheckpoint";
 const LEASE_CHECKPOINT_PERSIST: &str = "LeaseCheckpointPersist";
 /// Time between two checkpoints of a lease (etcd `server/lease/lessor.go`).
 const LEASE_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// A renewal counts before what was committed meanwhile is applied.
+const FAST_LEASE_KEEP_ALIVE: &str = "FastLeaseKeepAlive";
+/// Leases may be revoked while others are refused because too much waits to be applied.
+const PRIORITY_REQUEST: &str = "PriorityRequest";
+/// Peers are connected to from the address by which they know this member.
+const SET_MEMBER_LOCAL_ADDR: &str = "SetMemberLocalAddr";
+const TXN_MODE_WRITE_WITH_SHARED_BUFFER: &str = "TxnModeWriteWithSharedBuffer";
 /// While the database is defragmented, gRPC's health service says that nothing is served.
 const STOP_GRPC_SERVICE_ON_DEFRAG: &str = "StopGRPCServiceOnDefrag";
 /// Members compare what compactions have left.
@@ -71,6 +78,8 @@ pub struct Config {
     pub listen: ListenOptions,
     /// Of every client connection.
     pub server: ServerOptions,
+    /// The address of this machine that peers are connected to from, if not the one that the kernel takes.
+    pub connects_from: Option<IpAddr>,
     /// The process's memory is never swapped out.
     pub locks_memory: bool,
     /// Every feature gate, and whether it is open.
@@ -157,13 +166,17 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
     };
     member.max_txn_ops = usize::try_from(settings.uint("max-txn-ops")).unwrap_or(usize::MAX);
     member.max_learners = usize::try_from(settings.int("max-learners")).unwrap_or(0);
-    member.initial_corrupt_check = has_gate(settings, INITIAL_CORRUPT_CHECK);
+    member.initial_corrupt_check = settings.gate(INITIAL_CORRUPT_CHECK);
     member.corrupt_check_time = settings.duration("corrupt-check-time").positive();
-    if has_gate(settings, COMPACT_HASH_CHECK) {
+    if settings.gate(COMPACT_HASH_CHECK) {
         member.compact_hash_check_time = settings.duration("compact-hash-check-time").positive();
     }
     member.auto_compaction = auto_compaction(settings)?;
-    member.lease_checkpoint_interval = has_gate(settings, LEASE_CHECKPOINT).then_some(LEASE_CHECKPOINT_INTERVAL);
+    member.lease_checkpoint_interval = settings.gate(LEASE_CHECKPOINT).then_some(LEASE_CHECKPOINT_INTERVAL);
+    member.renewals_count_at_once = settings.gate(FAST_LEASE_KEEP_ALIVE);
+    member.revocations_go_first = settings.gate(PRIORITY_REQUEST);
+    let peer_limit = |name| peer_limit(settings, name);
+    member.peer_limits = PeerLimits { read: peer_limit("raft-read-timeout"), write: peer_limit("raft-write-timeout") };
     member.unsafe_no_fsync = settings.bool("unsafe-no-fsync");
     if let Some(interval) = settings.duration("backend-batch-interval").positive() {
         member.flush_interval = interval;
@@ -189,6 +202,7 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
             reuse_port: settings.bool("socket-reuse-port"),
             reuse_address: settings.bool("socket-reuse-address"),
         },
+        connects_from: settings.gate(SET_MEMBER_LOCAL_ADDR).then(|| local_address(&advertise_peer)).flatten(),
         locks_memory: settings.bool("memory-mlock"),
         gates: settings.all_gates().collect(),
         // Also for who looks for what is wrong, as in etcd.
@@ -203,15 +217,11 @@ pub fn build(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Stri
             },
             slow_after: slow_after(settings),
             has_latencies: settings.text("metrics") == "extensive",
-            unwell_in_defragmentation: has_gate(settings, STOP_GRPC_SERVICE_ON_DEFRAG),
+            has_recent_calls: settings.text("log-level") == "debug",
+            unwell_in_defragmentation: settings.gate(STOP_GRPC_SERVICE_ON_DEFRAG),
             ..ApiOptions::default()
         },
     })
-}
-
-/// Whether a gate that is off by default was opened.
-fn has_gate(settings: &Settings, name: &str) -> bool {
-    settings.gates().contains(&(name, true))
 }
 
 fn default_cluster() -> String {
@@ -283,7 +293,7 @@ fn check(settings: &Settings) -> Result<(), String> {
         other => return Err(format!("unknown auto-compaction-mode {}", Quoted(other))),
     }
     auto_compaction(settings)?;
-    if has_gate(settings, LEASE_CHECKPOINT_PERSIST) && !has_gate(settings, LEASE_CHECKPOINT) {
+    if settings.gate(LEASE_CHECKPOINT_PERSIST) && !settings.gate(LEASE_CHECKPOINT) {
         return Err(format!(
             "enabling feature gate {LEASE_CHECKPOINT_PERSIST} requires enabling feature gate {LEASE_CHECKPOINT}"
         ));
@@ -325,16 +335,6 @@ fn refuse_missing(settings: &Settings) -> Result<(), String> {
             wanted.entry(what).or_default().push(format!("--{}", flag.name));
         }
     }
-    let known = [
-        INITIAL_CORRUPT_CHECK,
-        COMPACT_HASH_CHECK,
-        LEASE_CHECKPOINT,
-        LEASE_CHECKPOINT_PERSIST,
-        STOP_GRPC_SERVICE_ON_DEFRAG,
-    ];
-    for (gate, on) in settings.gates().iter().filter(|(gate, _)| !known.contains(gate)) {
-        wanted.entry("what these gates switch").or_default().push(format!("--feature-gates={gate}={on}"));
-    }
     let listeners = ["listen-peer-urls", "listen-client-urls", "listen-client-http-urls", "listen-metrics-urls"];
     for (flag, urls) in listeners.map(|flag| (flag, settings.urls(flag))) {
         if urls.iter().any(|url| url.scheme().is_secure()) {
@@ -368,6 +368,14 @@ fn warn_no_effect(settings: &Settings) {
     if settings.is_given("max-snapshots") {
         tracing::warn!("--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8");
     }
+    if !settings.gate(TXN_MODE_WRITE_WITH_SHARED_BUFFER) {
+        let reason = "transactions have no buffer to share";
+        tracing::warn!(
+            feature_gate = TXN_MODE_WRITE_WITH_SHARED_BUFFER,
+            reason,
+            "feature gate has no effect in this version"
+        );
+    }
     if settings.bool("unsafe-no-fsync") {
         tracing::warn!("--unsafe-no-fsync is set: a crash of this machine loses acknowledged writes");
     }
@@ -397,6 +405,31 @@ fn advertised(settings: &Settings, default_host: impl Fn() -> Result<IpAddr, Str
         None => {}
     }
     (peer, client)
+}
+
+/// The first advertised address that is one of this machine for others, too (etcd `server/embed/config.go`, `InferLocalAddr`).
+fn local_address(advertised: &[Url]) -> Option<IpAddr> {
+    let urls = urls::texts(advertised);
+    tracing::info!(advertise_peer_urls = ?urls, "searching for a suitable member local address in AdvertisePeerURLs");
+    let hosts = advertised.iter().filter_map(|url| url.host_port().ok()?.0.parse::<IpAddr>().ok());
+    let found = hosts.into_iter().find(|host| !host.is_loopback() && !host.is_unspecified());
+    match found {
+        Some(address) => tracing::info!(local_addr = %address, "setting member local address"),
+        None => tracing::warn!(
+            advertise_peer_urls = ?urls,
+            "unable to set a member local address due to lack of suitable local addresses"
+        ),
+    }
+    found
+}
+
+/// Never less than etcd's default: peers say something every third of it.
+fn peer_limit(settings: &Settings, name: &str) -> Duration {
+    let limit = settings.duration(name).positive().unwrap_or_default();
+    if limit < PEER_LIMIT_MIN {
+        tracing::info!("{name} increased to minimum value: {}", GoDuration::from(PEER_LIMIT_MIN));
+    }
+    limit.max(PEER_LIMIT_MIN)
 }
 
 /// `name=url,name=url`: names in order, each with its URLs in order.
@@ -584,6 +617,9 @@ mod tests {
             "--initial-cluster-state=existing",
             "--force-new-cluster",
             "--strict-reconfig-check=false",
+            "--raft-read-timeout=7s",
+            "--raft-write-timeout=1s",
+            "--feature-gates=PriorityRequest=true,FastLeaseKeepAlive=false",
         ])
         .unwrap();
         let member = &config.member;
@@ -599,6 +635,19 @@ mod tests {
         assert!(config.listen.reuse_port);
         assert_eq!(member.initial_cluster_state, ClusterState::Existing);
         assert!(member.force_new_cluster && !member.strict_reconfig_check);
+        assert!(member.revocations_go_first && !member.renewals_count_at_once);
+        assert_eq!(member.peer_limits, PeerLimits { read: Duration::from_secs(7), write: PEER_LIMIT_MIN });
+    }
+
+    #[test]
+    fn peers_are_connected_to_from_the_first_address_that_others_can_reach() {
+        let urls = "--initial-advertise-peer-urls=http://127.0.0.1:1,http://h:1,http://10.0.0.7:1,http://10.0.0.8:1";
+        let cluster = "--initial-cluster=default=http://127.0.0.1:1,default=http://h:1,default=http://10.0.0.7:1,\
+                       default=http://10.0.0.8:1";
+        let from = |gates: &str| config(&[urls, cluster, gates]).unwrap().connects_from;
+        assert_eq!(from("--feature-gates=SetMemberLocalAddr=true"), Some("10.0.0.7".parse().unwrap()));
+        assert_eq!(from("--feature-gates=SetMemberLocalAddr=false"), None);
+        assert_eq!(config(&["--feature-gates=SetMemberLocalAddr=true"]).unwrap().connects_from, None);
     }
 
     #[test]
@@ -688,7 +737,6 @@ mod tests {
              these settings"
         );
         assert!(refused(&["--listen-peer-urls=https://127.0.0.1:1"]).contains("--listen-peer-urls with https"));
-        assert!(refused(&["--feature-gates=PriorityRequest=true"]).contains("--feature-gates"));
         assert_eq!(
             refused(&["--feature-gates=LeaseCheckpointPersist=true"]),
             "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint"

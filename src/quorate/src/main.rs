@@ -38,7 +38,7 @@ use flags::environment::{self, Conflict};
 use flags::{Asked, Refused, Settings};
 use log::{Log, LogConfig, fatal};
 use quorate_api::{Process, Profiler};
-use quorate_runtime_tokio::TokioRuntime;
+use quorate_runtime_tokio::{RuntimeOptions, TokioRuntime};
 use run::Ending;
 
 fn main() {
@@ -200,7 +200,8 @@ fn start(config: config::Config) -> Ending {
     };
     tracing::info!(data_dir = %config.data_dir().display(), dir_type = found.name(), "{message}");
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    match TokioRuntime::try_run(cores + 1, |rt| run::run(rt, config, found)) {
+    let options = RuntimeOptions { reactors: cores + 1, source: config.connects_from };
+    match TokioRuntime::try_run(options, |rt| run::run(rt, config, found)) {
         Ok(ending) => ending,
         Err(error) => {
             fatal!(%error, "cannot start the runtime");

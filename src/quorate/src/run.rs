@@ -137,7 +137,14 @@ impl Running {
         for listener in peer_listeners {
             tracing::info!(address = %listener.local_address(), "serving peer traffic");
             let (service, stop) = (peer_port.clone(), stop_peers.subscribe());
-            let serving = quorate_api::serve_peers(rt.clone(), listener, service, stop, config.server.grace);
+            let serving = quorate_api::serve_peers(
+                rt.clone(),
+                listener,
+                service,
+                stop,
+                config.server.grace,
+                config.member.peer_limits,
+            );
             peer_servers.push(spawn::spawn_with_result(&*rt, serving));
         }
         for listener in metrics_listeners {

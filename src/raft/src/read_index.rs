@@ -72,19 +72,16 @@ impl<W> ReadQueue<W> {
         }
     }
 
-    /// The question `context` was answered: its readers may go once `index` is applied. False if it is an answer to an older
-    /// question, which nobody waits for.
-    pub fn on_confirmed(&mut self, context: u64, index: LogIndex) -> bool {
-        let is_awaited = self.asked.as_ref().is_some_and(|asked| asked.context == context);
-        if is_awaited {
-            let mut asked = self.asked.take().expect("just seen");
-            if bug!("late-reader-joins-the-round") {
-                asked.waiters.append(&mut self.gathering);
-            }
-            debug_assert!(self.confirmed.back().is_none_or(|(last, _)| *last <= index), "read indexes only rise");
-            self.confirmed.push_back((index, asked.waiters));
+    /// The question `context` was answered: its readers may go once `index` is applied. Returns them; `None` if it is an answer
+    /// to an older question, which nobody waits for.
+    pub fn on_confirmed(&mut self, context: u64, index: LogIndex) -> Option<&mut [W]> {
+        let mut asked = self.asked.take_if(|asked| asked.context == context)?;
+        if bug!("late-reader-joins-the-round") {
+            asked.waiters.append(&mut self.gathering);
         }
-        is_awaited
+        debug_assert!(self.confirmed.back().is_none_or(|(last, _)| *last <= index), "read indexes only rise");
+        self.confirmed.push_back((index, asked.waiters));
+        self.confirmed.back_mut().map(|(_, waiters)| waiters.as_mut_slice())
     }
 
     /// Everything up to `applied` is applied: the readers that may go now.
@@ -112,12 +109,12 @@ mod tests {
         queue.ask(1, T0);
         queue.push("c");
         assert!(!queue.wants_to_ask(T0));
-        queue.on_confirmed(1, LogIndex(5));
+        assert_eq!(queue.on_confirmed(1, LogIndex(5)), Some(["a", "b"].as_mut_slice()));
         assert!(queue.take_ready(LogIndex(4)).is_empty());
         assert_eq!(queue.take_ready(LogIndex(5)), ["a", "b"]);
         assert!(queue.wants_to_ask(T0));
         queue.ask(2, T0);
-        queue.on_confirmed(2, LogIndex(5));
+        assert!(queue.on_confirmed(2, LogIndex(5)).is_some());
         assert_eq!(queue.take_ready(LogIndex(5)), ["c"]);
     }
 
@@ -131,9 +128,9 @@ mod tests {
         assert!(queue.wants_to_ask(later));
         queue.push("b");
         queue.ask(2, later);
-        assert!(!queue.on_confirmed(1, LogIndex(9)));
+        assert_eq!(queue.on_confirmed(1, LogIndex(9)), None);
         assert!(queue.take_ready(LogIndex(9)).is_empty());
-        assert!(queue.on_confirmed(2, LogIndex(9)));
+        assert!(queue.on_confirmed(2, LogIndex(9)).is_some());
         assert_eq!(queue.take_ready(LogIndex(9)), ["a", "b"]);
     }
 

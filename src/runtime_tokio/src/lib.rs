@@ -16,6 +16,7 @@ mod spawn;
 
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
@@ -37,6 +38,16 @@ pub struct TokioRuntime {
     random: Mutex<ChaCha8Rng>,
     reactors: Vec<Handle>,
     workers: Workers,
+    source: Option<IpAddr>,
+}
+
+/// What a runtime is started with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeOptions {
+    /// How many reactors; 0: one for each core that this process may use.
+    pub reactors: usize,
+    /// The address of this machine that TCP connections are made from; `None`: as the kernel likes.
+    pub source: Option<IpAddr>,
 }
 
 impl TokioRuntime {
@@ -46,12 +57,13 @@ impl TokioRuntime {
     /// # Panics
     /// If the operating system refuses a thread, an event loop or random bytes; see [`TokioRuntime::try_run`].
     pub fn run<T, F: Future<Output = T>>(reactors: usize, main: impl FnOnce(Rt) -> F) -> T {
-        Self::try_run(reactors, main).unwrap_or_else(|error| panic!("cannot start the runtime: {error}"))
+        let options = RuntimeOptions { reactors, ..RuntimeOptions::default() };
+        Self::try_run(options, main).unwrap_or_else(|error| panic!("cannot start the runtime: {error}"))
     }
 
     /// [`TokioRuntime::run`], but a refusal by the operating system at the start is an error, not a panic.
-    pub fn try_run<T, F: Future<Output = T>>(reactors: usize, main: impl FnOnce(Rt) -> F) -> io::Result<T> {
-        let count = match reactors {
+    pub fn try_run<T, F: Future<Output = T>>(options: RuntimeOptions, main: impl FnOnce(Rt) -> F) -> io::Result<T> {
+        let count = match options.reactors {
             0 => thread::available_parallelism().map_or(1, usize::from),
             count => count,
         };
@@ -61,6 +73,7 @@ impl TokioRuntime {
             random: Mutex::new(random::seeded()?),
             reactors: loops.iter().map(|one| one.handle().clone()).collect(),
             workers: Workers::default(),
+            source: options.source,
         });
 
         let mut loops = loops.into_iter();

@@ -21,7 +21,7 @@ use quorate_runtime::BoxFuture;
 use quorate_runtime::net::{Address, BoxStream, Incoming, ListenOptions, Listener, Net, SrvRecord};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 use crate::TokioRuntime;
 
@@ -48,7 +48,7 @@ impl Net for TokioRuntime {
         Box::pin(async move {
             let stream: BoxStream = match address {
                 Address::Tcp(address) => {
-                    let stream = TcpStream::connect(address).await?;
+                    let stream = connect_from(self.source, address).await?;
                     set_options(&SockRef::from(&stream))?;
                     Box::new(stream)
                 }
@@ -68,6 +68,14 @@ impl Net for TokioRuntime {
             Err(io::Error::new(io::ErrorKind::Unsupported, text))
         })
     }
+}
+
+async fn connect_from(source: Option<IpAddr>, address: SocketAddr) -> io::Result<TcpStream> {
+    let Some(source) = source else { return TcpStream::connect(address).await };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    let bound = socket.bind(SocketAddr::new(source, 0));
+    bound.map_err(|error| io::Error::new(error.kind(), format!("from {source}: {error}")))?;
+    socket.connect(address).await
 }
 
 fn set_options(socket: &SockRef<'_>) -> io::Result<()> {

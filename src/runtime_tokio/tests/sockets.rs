@@ -8,7 +8,7 @@ use quorate_runtime::Rt;
 use quorate_runtime::io::{AsyncReadExt, AsyncWriteExt};
 use quorate_runtime::net::{Address, ListenOptions, Listener};
 use quorate_runtime::sync::mpsc;
-use quorate_runtime_tokio::TokioRuntime;
+use quorate_runtime_tokio::{RuntimeOptions, TokioRuntime};
 
 const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -143,4 +143,21 @@ fn accepting_may_be_given_up_and_taken_up_again() {
         echo_once(rt.clone(), &mut *listener).await;
         receiver.recv().await.unwrap();
     });
+}
+
+#[test]
+fn connections_are_made_from_the_address_that_was_asked_for() {
+    let source = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 7));
+    let options = RuntimeOptions { reactors: 1, source: Some(source) };
+    let tried = TokioRuntime::try_run(options, |rt| async move {
+        let mut listener = listen(&rt, Address::Tcp(ANY_PORT)).await.unwrap();
+        let address = listener.local_address();
+        let (peer, ()) = quorate_runtime::join!(echo_once(rt.clone(), &mut *listener), say_hello(&rt, address));
+        assert!(matches!(peer, Address::Tcp(peer) if peer.ip() == source), "{peer:?}");
+
+        // There is no way from an address of one family to one of the other.
+        let error = rt.connect(Address::Tcp("[::1]:1".parse().unwrap())).await.err().unwrap();
+        assert!(error.to_string().contains("from 127.0.0.7"), "{error}");
+    });
+    tried.unwrap();
 }

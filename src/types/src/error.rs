@@ -195,6 +195,8 @@ errors! {
     Canceled, Canceled, "etcdserver: request canceled";
     /// Context deadline inside server.
     DeadlineExceeded, DeadlineExceeded, "etcdserver: context deadline exceeded";
+    /// A write that was never proposed, because nobody led; Go's own text.
+    ContextDeadlineExceeded, DeadlineExceeded, "context deadline exceeded";
     /// MoveLeader not done before client deadline.
     TimeoutLeaderTransfer, Unknown, "etcdserver: request timed out, leader transfer took too long";
     /// Keepalive when leadership cannot be confirmed.

@@ -5,7 +5,7 @@
 //!
 //! 1. A member that has applied an entry of the term in which it leads begins to count (`count`): every lease has its whole
 //!    time again, or what a checkpoint has left of it, and an election timeout beside. It uses its monotonic clock.
-//! 2. A grant is counted from when it is applied, a renewal from when it is made. Before it renews anything, the leader asks a
+//! 2. A grant is counted from when it is applied, a renewal from when it is made (etcd's `FastLeaseKeepAlive`). Before it renews anything, the leader asks a
 //!    quorum whether it still leads: so no successor can have begun to count earlier, and no holder hears of a renewal that a
 //!    successor does not give it.
 //! 3. What has ended is revoked by an entry of the log (`expiry`), after a quorum was asked again. Until that is applied the lease
@@ -30,7 +30,7 @@ use bytes::Bytes;
 use quorate_proto::etcdserverpb::{InternalRaftRequest, LeaseCheckpoint, LeaseCheckpointRequest};
 use quorate_runtime::clock::{self, MonoTime};
 use quorate_runtime::sync::{oneshot, watch};
-use quorate_runtime::{Rt, bug, mark};
+use quorate_runtime::{Rt, bug, mark, pin, select};
 use quorate_store::{Command, Response, View};
 use quorate_types::{Error, LeaseId, Term};
 
@@ -202,7 +202,19 @@ impl Member {
     /// `NotPrimary`, unless it does.
     pub async fn renew_lease_here(&self, id: LeaseId, limit: Duration) -> Result<i64, Error> {
         let inner = &*self.inner;
-        self.confirm_lead(limit).await?;
+        let (told, confirmed) = oneshot::channel();
+        let lead = self.confirm_lead(limit, inner.config.renewals_count_at_once.then_some(told));
+        pin!(lead);
+        select! {
+            biased;
+            confirmed = confirmed => {
+                if confirmed.is_ok() {
+                    self.count_renewal(id);
+                }
+                lead.await?;
+            }
+            lead = &mut lead => lead?,
+        }
         let deadline = inner.rt.mono_now() + inner.config.request_timeout();
         let mut news = inner.lessor.news.subscribe();
         loop {
@@ -241,7 +253,7 @@ impl Member {
         limit: Duration,
     ) -> Result<TimeToLive, Error> {
         let inner = &*self.inner;
-        self.confirm_lead(limit).await?;
+        self.confirm_lead(limit, None).await?;
         let keys = if with_keys { self.keys_on(id).await? } else { Vec::new() };
         if inner.lessor.counts_in(&inner.published).is_none() {
             return Err(Error::NotPrimary);
@@ -251,12 +263,23 @@ impl Member {
         Ok(TimeToLive { granted_secs, left_secs: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), keys })
     }
 
-    /// A quorum says that this member leads, and it has applied all that was committed before.
-    async fn confirm_lead(&self, limit: Duration) -> Result<(), Error> {
+    /// The holder is alive, and a quorum says that this member leads: however far it is behind with applying, it does not let the
+    /// lease end meanwhile. Whether the lease is still there, the holder is told once all is applied.
+    fn count_renewal(&self, id: LeaseId) {
+        let inner = &*self.inner;
+        if inner.lessor.counts_in(&inner.published).is_some()
+            && let Renewal::Renewed(_) = inner.lessor.lock().renew(id, now(&inner.rt))
+        {
+            mark!("renewal_counted_before_applied");
+        }
+    }
+
+    /// A quorum says that this member leads, of which `confirmed` hears, and it has applied all that was committed before.
+    async fn confirm_lead(&self, limit: Duration, confirmed: Option<oneshot::Sender<()>>) -> Result<(), Error> {
         if self.inner.published.leads_in().is_none() {
             return Err(Error::NotPrimary);
         }
-        match clock::timeout(&*self.inner.rt, limit, self.linearize()).await {
+        match clock::timeout(&*self.inner.rt, limit, self.linearize_telling(confirmed)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(Error::Timeout)) => Err(Error::NotPrimary),
             Ok(Err(error)) => Err(error),

@@ -249,8 +249,17 @@ impl Settings {
         }
     }
 
+    /// Whether a feature gate is open.
+    ///
+    /// # Panics
+    /// If there is none of that name.
+    pub fn gate(&self, name: &str) -> bool {
+        let mut all = self.all_gates();
+        all.find(|(gate, _)| gate.name == name).unwrap_or_else(|| panic!("there is no feature gate {name}")).1
+    }
+
     /// The feature gates that differ from their defaults.
-    pub fn gates(&self) -> &[(&'static str, bool)] {
+    fn gates(&self) -> &[(&'static str, bool)] {
         match &self.get("feature-gates").0 {
             Value::Gates(gates) => gates,
             other => wrong_kind("feature-gates", other),

@@ -94,7 +94,6 @@ const TLS: &str = "TLS";
 const AUTHENTICATION: &str = "users and roles";
 const DISCOVERY: &str = "discovery";
 const OPENTELEMETRY: &str = "OpenTelemetry tracing";
-const PEER_LIMITS: &str = "reads and writes between members are limited to 5s";
 
 const MEMBER: &[Flag] = &[
     flag("name", Text, "default", "Name of this member, as people read it."),
@@ -147,8 +146,8 @@ const MEMBER: &[Flag] = &[
     flag("grpc-keepalive-timeout", Duration, "20s", "Time that a ping may stay unanswered (0: no pings)."),
     flag("socket-reuse-port", Bool, "false", "Set SO_REUSEPORT on listeners."),
     flag("socket-reuse-address", Bool, "false", "Set SO_REUSEADDR on listeners."),
-    flag("raft-read-timeout", Duration, "5s", "Longest wait for bytes from a peer.").no_effect(PEER_LIMITS),
-    flag("raft-write-timeout", Duration, "5s", "Longest wait to send bytes to a peer.").no_effect(PEER_LIMITS),
+    flag("raft-read-timeout", Duration, "5s", "Longest wait for bytes from a peer, at least 5s."),
+    flag("raft-write-timeout", Duration, "5s", "Longest wait to send bytes to a peer, at least 5s."),
     flag("enable-grpc-gateway", Bool, "true", "Serve gRPC's calls as JSON over HTTP, too."),
     flag("feature-gates", FeatureGates, "", "Switches of features that are not final, as Name=true,Other=false."),
     flag("config-file", Text, "", "A YAML file with all settings; other flags and variables are then ignored."),

@@ -1,5 +1,7 @@
 //! Kinds of flags and their values: what Go's flag types and etcd's own ones accept, and how they word a refusal.
 
+use std::collections::BTreeMap;
+
 use quorate_types::{GoDuration, Quoted};
 
 use crate::go::number::{parse_bool, parse_int, parse_uint};
@@ -14,6 +16,13 @@ pub struct Gate {
     pub stage: &'static str,
     /// What it is if nobody says anything.
     pub default: bool,
+}
+
+impl Gate {
+    /// The gate that opens or closes all of its stage.
+    fn all_of_stage(self) -> &'static str {
+        if self.stage == "ALPHA" { "AllAlpha" } else { "AllBeta" }
+    }
 }
 
 const fn alpha(name: &'static str) -> Gate {
@@ -136,7 +145,7 @@ impl Kind {
 }
 
 fn parse_gates(text: &str) -> Result<Vec<(&'static str, bool)>, String> {
-    let mut gates = Vec::new();
+    let mut given = BTreeMap::new();
     for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
         let Some((name, value)) = pair.split_once('=') else {
             return Err(format!("missing bool value for {pair}"));
@@ -149,13 +158,14 @@ fn parse_gates(text: &str) -> Result<Vec<(&'static str, bool)>, String> {
         let Some(known) = FEATURE_GATES.iter().find(|known| known.name == name) else {
             return Err(format!("unrecognized feature gate: {name}"));
         };
-        gates.retain(|(other, _)| *other != known.name);
-        if on != known.default {
-            gates.push((known.name, on));
-        }
+        given.insert(known.name, on);
     }
-    gates.sort_unstable();
-    Ok(gates)
+    // Who is named is not meant by "all", whichever comes first.
+    let open = |gate: Gate| given.get(gate.name).or_else(|| given.get(gate.all_of_stage())).copied();
+    let differing = FEATURE_GATES
+        .into_iter()
+        .filter_map(|gate| Some((gate.name, open(gate)?)).filter(|(_, on)| *on != gate.default));
+    Ok(differing.collect())
 }
 
 #[cfg(test)]
@@ -202,5 +212,11 @@ mod tests {
             Kind::FeatureGates.parse(" LeaseCheckpoint = t "),
             Ok(Value::Gates(vec![("LeaseCheckpoint", true)]))
         );
+        assert_eq!(
+            Kind::FeatureGates.parse("TxnModeWriteWithSharedBuffer=true,AllBeta=false"),
+            Ok(Value::Gates(vec![("FastLeaseKeepAlive", false)]))
+        );
+        let Ok(Value::Gates(all)) = Kind::FeatureGates.parse("AllAlpha=true,PriorityRequest=false") else { panic!() };
+        assert_eq!(all.len(), 7, "every one of that stage but one: {all:?}");
     }
 }

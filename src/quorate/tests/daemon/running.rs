@@ -399,7 +399,7 @@ fn profiles_are_for_who_asks_for_them_or_debugs() {
         let dir = tempfile::tempdir().unwrap();
         let mut daemon = Daemon::start(quorate(dir.path()).args(FREE_PORTS).arg(flag));
         let client = serving(&mut daemon);
-        for path in ["/debug/pprof/", "/debug/pprof/heap"] {
+        for path in ["/debug/pprof/", "/debug/pprof/heap", "/debug/requests"] {
             let (head, _) = send_for_bytes(&client, "GET", path, "");
             assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{flag} {path}: {head}");
         }

@@ -6,7 +6,7 @@
 //! ([`Transport::on_refused`]).
 //!
 //! A frame may get lost like any message, and the carrier says so if it knows ([`Transport::on_lost`]). As on a stream a link
-//! that has nothing to say sends an empty frame now and then, so a peer that was not heard for [`READ_LIMIT`] is not connected.
+//! that has nothing to say sends an empty frame now and then, so a peer that was not heard for [`PeerLimits::read`](super::PeerLimits::read) is not connected.
 //!
 //! Snapshots, probes and questions take the ordinary way.
 
@@ -17,7 +17,7 @@ use quorate_proto::raftpb;
 use quorate_types::{ClusterId, MemberId};
 
 use super::peer::Peer;
-use super::{LINK_HEARTBEAT_INTERVAL, PeerUrl, READ_LIMIT, Transport};
+use super::{LINK_HEARTBEAT_INTERVAL, PeerUrl, Transport};
 
 /// What one member hands to another at once.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,7 +63,7 @@ pub(super) async fn keep_in_touch(peer: Arc<Peer>) {
         send(&peer, Vec::new());
         peer.rt().sleep(LINK_HEARTBEAT_INTERVAL).await;
         let silent_ns = peer.rt().mono_now().as_nanos().saturating_sub(peer.heard_at_ns.load(Ordering::Relaxed));
-        if u128::from(silent_ns) > READ_LIMIT.as_nanos() {
+        if u128::from(silent_ns) > peer.core().read_limit().as_nanos() {
             peer.deactivate("frames", "read", "nothing came for too long");
         }
     }

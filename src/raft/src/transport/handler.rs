@@ -24,7 +24,7 @@ use super::codec::{Arrived, StreamKind, decode_message};
 use super::headers::{self, CLUSTER_ID, SERVER_VERSION};
 use super::outbox::StreamBody;
 use super::patience::Patience;
-use super::{PATH_POST, PATH_PROBING, PATH_SNAPSHOT, PATH_STREAM, READ_LIMIT, Transport, probe, snapshot_receive};
+use super::{PATH_POST, PATH_PROBING, PATH_SNAPSHOT, PATH_STREAM, Transport, probe, snapshot_receive};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const NO_SNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
@@ -198,9 +198,10 @@ where
 {
     let limit_bytes = transport.core.config.limits.codec.frame_bytes_max;
     let mut arrived = Arrived::default();
-    let mut patience = Patience::new(transport.core.rt.clone(), READ_LIMIT);
+    let limit = transport.core.read_limit();
+    let mut patience = Patience::new(transport.core.rt.clone(), limit);
     loop {
-        let frame = patience.wait(body.frame()).await.map_err(|_| format!("nothing came for {READ_LIMIT:?}"))?;
+        let frame = patience.wait(body.frame()).await.map_err(|_| format!("nothing came for {limit:?}"))?;
         let Some(frame) = frame else { break };
         if let Ok(data) = frame.map_err(|error| error.to_string())?.into_data() {
             arrived.push(data);

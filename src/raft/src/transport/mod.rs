@@ -68,15 +68,13 @@ use codec::StreamKind;
 use headers::OwnHeaders;
 use peer::Peer;
 
-/// Longest silence of a stream, and longest wait for an answer.
-pub const READ_LIMIT: Duration = Duration::from_secs(5);
-/// Longest wait of a write to a peer that does not read.
-pub const WRITE_LIMIT: Duration = Duration::from_secs(5);
-/// Time between link heartbeats.
-const LINK_HEARTBEAT_INTERVAL: Duration = READ_LIMIT.checked_div(3).expect("three is not zero");
+/// The least of [`PeerLimits`] (etcd `server/etcdserver/api/rafthttp/peer.go`).
+pub const PEER_LIMIT_MIN: Duration = Duration::from_secs(5);
+/// Time between link heartbeats. Whoever has longer limits still talks to members that may not.
+const LINK_HEARTBEAT_INTERVAL: Duration = PEER_LIMIT_MIN.checked_div(3).expect("three is not zero");
 /// Time between the beginnings of two dials of one stream.
 const REDIAL_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a post connection is kept without use: less than [`READ_LIMIT`], after which the peer's listener ends it.
+/// How long a post connection is kept without use: less than [`PEER_LIMIT_MIN`], after which the peer's listener ends it.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
 /// Time to connect, beside the election timeout.
 const DIAL_LIMIT: Duration = Duration::from_secs(1);
@@ -112,6 +110,21 @@ pub struct TransportConfig {
 /// What waits for a peer at most, if nothing else is said, in bytes.
 pub(crate) const QUEUED_BYTES_DEFAULT: u64 = 64 << 20;
 
+/// How long a peer may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerLimits {
+    /// Longest silence of a stream, and longest wait for an answer.
+    pub read: Duration,
+    /// Longest wait of a write to a peer that does not read.
+    pub write: Duration,
+}
+
+impl Default for PeerLimits {
+    fn default() -> Self {
+        Self { read: PEER_LIMIT_MIN, write: PEER_LIMIT_MIN }
+    }
+}
+
 /// How much a peer may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransportLimits {
@@ -119,11 +132,17 @@ pub struct TransportLimits {
     pub codec: codec::Limits,
     /// Bytes of messages that wait for one peer.
     pub queued_bytes_max: usize,
+    /// Waits.
+    pub wait: PeerLimits,
 }
 
 impl Default for TransportLimits {
     fn default() -> Self {
-        Self { codec: codec::Limits::default(), queued_bytes_max: QUEUED_BYTES_DEFAULT as usize }
+        Self {
+            codec: codec::Limits::default(),
+            queued_bytes_max: QUEUED_BYTES_DEFAULT as usize,
+            wait: PeerLimits::default(),
+        }
     }
 }
 
@@ -212,6 +231,10 @@ struct Core {
 impl Core {
     fn dial_limit(&self) -> Duration {
         DIAL_LIMIT + self.config.election_timeout
+    }
+
+    fn read_limit(&self) -> Duration {
+        self.config.limits.wait.read
     }
 
     /// Where snapshots are read and written. Most members never need it.
@@ -486,7 +509,7 @@ impl Transport {
     }
 
     /// Answers a request under `/raft` (any other path gets 404). The peer listener's HTTP/1.1 server calls this; it should
-    /// read through nothing, write through [`WriteLimit`], end connections that are idle for [`READ_LIMIT`], and add no `Date`.
+    /// read through nothing, write through [`WriteLimit`], end connections that are idle for [`PeerLimits::read`], and add no `Date`.
     pub async fn handle<B>(self: &Arc<Self>, request: Request<B>) -> Response<ResponseBody>
     where
         B: Body<Data = Bytes> + Unpin,

@@ -5,13 +5,14 @@
 //! go another way, and when a body goes what is queued goes with it, for Raft is told and sends again what still matters.
 //!
 //! At most one body is attached. A peer that dials again gets the new one, and the old one ends. A body that has taken
-//! nothing for [`WRITE_LIMIT`](super::WRITE_LIMIT) although messages wait is given up: its connection is stuck.
+//! nothing for [`PeerLimits::write`](super::PeerLimits::write) although messages wait is given up: its connection is stuck.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
@@ -21,7 +22,7 @@ use quorate_runtime::clock::MonoTime;
 
 use super::codec::{Encoder, StreamKind};
 use super::peer::Peer;
-use super::{LINK_HEARTBEAT_INTERVAL, STREAM_QUEUE_MESSAGES, WRITE_LIMIT};
+use super::{LINK_HEARTBEAT_INTERVAL, STREAM_QUEUE_MESSAGES};
 
 /// Messages that are written at once, if so many wait.
 const BATCH_MESSAGES: usize = 2048;
@@ -127,6 +128,8 @@ pub enum Pushed {
 /// The queue before one stream.
 #[derive(Debug)]
 pub struct Outbox {
+    /// How long a message may wait for who reads.
+    write_limit: Duration,
     state: Mutex<State>,
 }
 
@@ -145,8 +148,9 @@ struct State {
 
 impl Outbox {
     /// Nobody attached.
-    pub fn new(budget: Arc<Budget>) -> Self {
+    pub fn new(budget: Arc<Budget>, write_limit: Duration) -> Self {
         Self {
+            write_limit,
             state: Mutex::new(State {
                 attached: None,
                 last_attached: 0,
@@ -169,7 +173,7 @@ impl Outbox {
         if state.attached.is_none() {
             return Pushed::NotAttached(message);
         }
-        if state.waiting_since.is_some_and(|since| now.since(since) >= WRITE_LIMIT) {
+        if state.waiting_since.is_some_and(|since| now.since(since) >= self.write_limit) {
             let waker = state.release();
             drop(state);
             wake(waker);

@@ -75,11 +75,12 @@ struct Activity {
 impl Peer {
     pub(super) fn new(core: Arc<Core>, id: MemberId, urls: &[String]) -> Self {
         let budget = Arc::new(Budget::new(core.config.limits.queued_bytes_max));
+        let write_limit = core.config.limits.wait.write;
         Self {
             id,
             urls: UrlPicker::new(urls),
-            message: Outbox::new(budget.clone()),
-            msgapp: Outbox::new(budget.clone()),
+            message: Outbox::new(budget.clone(), write_limit),
+            msgapp: Outbox::new(budget.clone(), write_limit),
             pipeline: Pipeline::new(budget),
             activity: Mutex::default(),
             heard_at_ns: AtomicU64::new(0),

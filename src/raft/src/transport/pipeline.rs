@@ -18,7 +18,7 @@ use super::body::RequestBody;
 use super::connection::{CallError, Connection};
 use super::outbox::{Budget, MessageQueue};
 use super::peer::Peer;
-use super::{IDLE_LIMIT, READ_LIMIT, headers};
+use super::{IDLE_LIMIT, headers};
 
 /// Posts under way to one peer.
 pub const WORKERS: usize = 4;
@@ -124,7 +124,7 @@ async fn post(peer: &Peer, kept: &mut Option<Connection>, message: &raftpb::Mess
         let sent_bytes = encoded.len();
         let body = RequestBody::Whole(encoded);
         let request = peer.core().headers.post(&url, super::PATH_POST, "application/protobuf", body);
-        let answer = connection.call(peer.rt(), request, READ_LIMIT).await?;
+        let answer = connection.call(peer.rt(), request, peer.core().read_limit()).await?;
         check_answer(peer, connection, answer).await?;
         Ok(sent_bytes)
     }
@@ -142,7 +142,7 @@ pub async fn check_answer(
     answer: http::Response<Incoming>,
 ) -> Result<(), CallError> {
     let (head, body) = answer.into_parts();
-    let limit = READ_LIMIT;
+    let limit = peer.core().read_limit();
     let reading = quorate_runtime::clock::timeout(&**peer.rt(), limit, read_text(body));
     let text = connection.drive(reading).await.map_err(|_| CallError::Timeout(limit))??;
     match head.status {

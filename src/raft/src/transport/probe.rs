@@ -16,9 +16,9 @@ use quorate_types::GoDuration;
 
 use super::body::RequestBody;
 use super::connection::{CallError, Connection};
+use super::headers;
 use super::peer::Peer;
 use super::pipeline::read_text;
-use super::{READ_LIMIT, headers};
 
 /// Time between two probes.
 const INTERVAL: Duration = Duration::from_secs(4);
@@ -112,9 +112,10 @@ async fn ask(peer: &Peer, kept: &mut Option<Connection>) -> Result<Answer, CallE
         None => kept.insert(Connection::dial(rt, url.clone(), peer.core().dial_limit()).await?),
     };
     let request = headers::plain_request(Method::GET, &url, super::PATH_PROBING, RequestBody::Empty);
-    let (head, body) = connection.call(rt, request, READ_LIMIT).await?.into_parts();
-    let text = connection.drive(clock::timeout(&**rt, READ_LIMIT, read_text(body))).await;
-    let text = text.map_err(|_| CallError::Timeout(READ_LIMIT))??;
+    let limit = peer.core().read_limit();
+    let (head, body) = connection.call(rt, request, limit).await?.into_parts();
+    let text = connection.drive(clock::timeout(&**rt, limit, read_text(body))).await;
+    let text = text.map_err(|_| CallError::Timeout(limit))??;
     let (received, round_trip) = (rt.wall_now(), rt.mono_now().since(started));
     match (head.status, parse_answer(&text)) {
         (StatusCode::OK, Some(theirs_ns)) => Ok(Answer { round_trip, theirs_ns, received }),

@@ -16,7 +16,7 @@ use super::connection::{CallError, Connection};
 use super::patience::Patience;
 use super::peer::Peer;
 use super::pipeline::read_text;
-use super::{PATH_STREAM, READ_LIMIT, REDIAL_INTERVAL, headers};
+use super::{PATH_STREAM, REDIAL_INTERVAL, headers};
 
 /// Why a dial failed.
 enum DialError {
@@ -55,7 +55,7 @@ pub async fn read(peer: Arc<Peer>, kind: StreamKind) {
                 peer.activate();
                 last_failure.clear();
                 tracing::info!(peer = %peer.id(), stream = kind.name(), "reading the peer's stream");
-                let mut patience = Patience::new(peer.rt().clone(), READ_LIMIT);
+                let mut patience = Patience::new(peer.rt().clone(), peer.core().read_limit());
                 let ended = connection.drive(read_frames(&peer, kind, body, &mut patience)).await;
                 tracing::warn!(peer = %peer.id(), stream = kind.name(), reason = %ended, "lost the peer's stream");
                 if !matches!(ended, Ended::Closed) {
@@ -89,7 +89,7 @@ async fn dial(peer: &Peer, kind: StreamKind) -> Result<(Connection, Incoming), D
         let mut connection = Connection::dial(peer.rt(), url.clone(), core.dial_limit()).await?;
         let path = format!("{PATH_STREAM}/{}/{}", kind.name(), core.config.id);
         let request = core.headers.stream_request(&url, &path, peer.id());
-        let answer = connection.call(peer.rt(), request, READ_LIMIT).await?;
+        let answer = connection.call(peer.rt(), request, core.read_limit()).await?;
         let (head, body) = answer.into_parts();
         if !headers::supports_streams(&head.headers, core.config.server_version) {
             return Err(DialError::Unsupported);
@@ -104,8 +104,8 @@ async fn dial(peer: &Peer, kind: StreamKind) -> Result<(Connection, Incoming), D
                 Err(CallError::Refused("the peer does not know this member, yet".to_owned()).into())
             }
             status => {
-                let text = connection.drive(timeout(&**peer.rt(), READ_LIMIT, read_text(body))).await;
-                let text = text.map_err(|_| CallError::Timeout(READ_LIMIT))?.map_err(CallError::from)?;
+                let text = connection.drive(timeout(&**peer.rt(), core.read_limit(), read_text(body))).await;
+                let text = text.map_err(|_| CallError::Timeout(core.read_limit()))?.map_err(CallError::from)?;
                 let theirs = headers::text(&head.headers, &headers::CLUSTER_ID).unwrap_or("");
                 let whose = match text == headers::CLUSTER_ID_MISMATCH {
                     true => format!(" (its cluster is {theirs}, ours is {})", core.config.cluster_id),
@@ -128,7 +128,7 @@ async fn read_frames(peer: &Peer, kind: StreamKind, mut body: Incoming, patience
     let mut dropping = false;
     loop {
         let data = match patience.wait(body.frame()).await {
-            Err(_) => return Ended::Silent(READ_LIMIT),
+            Err(_) => return Ended::Silent(core.read_limit()),
             Ok(None) => return decoder.finish().map_or_else(Ended::from, |()| Ended::Closed),
             Ok(Some(Err(error))) => return error.into(),
             Ok(Some(Ok(frame))) => match frame.into_data() {

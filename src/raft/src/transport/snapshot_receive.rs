@@ -29,7 +29,7 @@ use quorate_types::{LogIndex, MemberId};
 
 use super::codec::{Arrived, CodecError, Limits, decode_message};
 use super::patience::Patience;
-use super::{Core, READ_LIMIT, ReceivedSnapshot, SavedIn, SnapshotWay};
+use super::{Core, ReceivedSnapshot, SavedIn, SnapshotWay};
 
 /// The message part of an upload (etcd `server/etcdserver/api/rafthttp/http.go`).
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -96,7 +96,8 @@ where
     B::Error: fmt::Display,
 {
     let _place = Place::take(core).ok_or_else(|| Refusal::save("too many snapshots are being received"))?;
-    let mut input = Input { body, arrived: Arrived::default(), patience: Patience::new(core.rt.clone(), READ_LIMIT) };
+    let mut input =
+        Input { body, arrived: Arrived::default(), patience: Patience::new(core.rt.clone(), core.read_limit()) };
     let message = input.message().await?;
     if message.r#type() != raftpb::MessageType::MsgSnap {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "wrong raft message type".to_owned()));
@@ -185,7 +186,7 @@ where
     /// Reads on; false at the proper end of the body.
     async fn more(&mut self) -> io::Result<bool> {
         match self.patience.wait(self.body.frame()).await {
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing came for {READ_LIMIT:?}"))),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came for too long")),
             Ok(None) => Ok(false),
             Ok(Some(Err(error))) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, error.to_string())),
             Ok(Some(Ok(frame))) => {

@@ -1,30 +1,30 @@
 //! A limit on how long a write may wait, for connections of the peer listener.
 //!
 //! A peer that stopped reading without a word would hold its stream, and what waits for it, until TCP gives up after many
-//! minutes. etcd's peer listener gives every write 5 s; so does this. (Its limit on reads is of no use here: HTTP keeps a read
+//! minutes. etcd's peer listener gives every write 5 s, if nothing else is said; so does this. (Its limit on reads is of no use here: HTTP keeps a read
 //! open while a stream is written. Idle connections are the server's to end.)
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use quorate_runtime::io::{AsyncRead, AsyncWrite, ReadBuf};
 use quorate_runtime::{BoxFuture, Rt};
 
-use super::WRITE_LIMIT;
-
-/// A stream on which a write, flush or shutdown that waits longer than [`WRITE_LIMIT`] fails.
+/// A stream on which a write, flush or shutdown that waits for too long fails.
 pub struct WriteLimit<S> {
     stream: S,
     rt: Rt,
+    limit: Duration,
     /// Runs while a write waits.
     timer: Option<BoxFuture<'static, ()>>,
 }
 
 impl<S> WriteLimit<S> {
-    /// Limits the writes of `stream`.
-    pub fn new(rt: Rt, stream: S) -> Self {
-        Self { stream, rt, timer: None }
+    /// No write of `stream` waits longer than `limit`.
+    pub fn new(rt: Rt, stream: S, limit: Duration) -> Self {
+        Self { stream, rt, limit, timer: None }
     }
 
     /// Passes `result` on, unless the write has waited for too long.
@@ -33,12 +33,12 @@ impl<S> WriteLimit<S> {
             self.timer = None;
             return result;
         }
-        let timer = self.timer.get_or_insert_with(|| self.rt.sleep(WRITE_LIMIT));
+        let timer = self.timer.get_or_insert_with(|| self.rt.sleep(self.limit));
         match timer.as_mut().poll(context) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) => {
                 self.timer = None;
-                let text = format!("the other side took nothing for {WRITE_LIMIT:?}");
+                let text = format!("the other side took nothing for {:?}", self.limit);
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)))
             }
         }

@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use quorate_http::{HyperStream, Timer};
 use quorate_proto::raftpb::{self, MessageType};
 use quorate_raft::transport::{
-    Full as QueueFull, Inbox, READ_LIMIT, ReceivedSnapshot, SnapshotBody, SnapshotWay, Transport, TransportConfig,
+    Full as QueueFull, Inbox, PEER_LIMIT_MIN, ReceivedSnapshot, SnapshotBody, SnapshotWay, Transport, TransportConfig,
     TransportLimits, WriteLimit,
 };
 use quorate_runtime::clock::timeout;
@@ -208,9 +208,9 @@ pub async fn serve_connection(rt: Rt, stream: BoxStream, transport: Arc<Transpor
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(Timer::new(rt.clone()))
-        .header_read_timeout(READ_LIMIT)
+        .header_read_timeout(PEER_LIMIT_MIN)
         .auto_date_header(false)
-        .serve_connection(HyperStream::new(WriteLimit::new(rt, stream)), service);
+        .serve_connection(HyperStream::new(WriteLimit::new(rt, stream, PEER_LIMIT_MIN)), service);
     select! {
         _ = connection => {}
         _ = ends.changed() => {}

@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
 use prost::Message as _;
 use quorate_proto::raftpb;
-use quorate_raft::transport::{READ_LIMIT, Transport, TransportConfig, TransportLimits};
+use quorate_raft::transport::{PEER_LIMIT_MIN, Transport, TransportConfig, TransportLimits};
 use quorate_runtime::clock::timeout;
 use quorate_runtime::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use quorate_runtime::net::{Address, ListenOptions};
@@ -206,7 +206,7 @@ fn a_silent_stream_is_given_up_and_dialed_again() {
             held.push(stream);
         }
         let again_after = accepted_at[3].since(accepted_at[0]);
-        assert!(again_after >= READ_LIMIT && again_after < 2 * READ_LIMIT, "{again_after:?}");
+        assert!(again_after >= PEER_LIMIT_MIN && again_after < 2 * PEER_LIMIT_MIN, "{again_after:?}");
         assert!(one.transport.status()[&MemberId(5)].disconnects > 0);
     });
 }
