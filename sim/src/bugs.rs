@@ -410,6 +410,20 @@ pub const ALL: &[Bug] = &[
         membership: false,
     },
     Bug {
+        name: "no-space-stops-nobody",
+        source: "folklore",
+        what: "writes are applied although the NOSPACE alarm stands",
+        checker: "alarms",
+        membership: false,
+    },
+    Bug {
+        name: "defragmentation-frees-nothing",
+        source: "folklore",
+        what: "the defragmented database counts towards the quota like the one before",
+        checker: "liveness",
+        membership: false,
+    },
+    Bug {
         name: "one-revision-less-is-kept",
         source: "folklore",
         what: "compaction by itself keeps one revision less than it should",

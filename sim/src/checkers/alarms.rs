@@ -3,7 +3,8 @@
 //!
 //! Raising and taking back go through the log, and so do puts and questions. So who begins after an alarm was raised finds it,
 //! unless somebody may have taken it back since; who begins after it was taken back does not find it, unless somebody may have
-//! raised it again. Only alarms that clients raised are looked at: members raise their own when they like.
+//! raised it again. Members raise their own when they like, so of those only this is demanded: where nobody but clients takes
+//! alarms back, one that somebody has seen stands until one of them has.
 
 use std::collections::BTreeMap;
 
@@ -38,6 +39,9 @@ impl Checker for Alarms {
             }
         }
         changes.retain(|_, changes| !changes.raised.is_empty());
+        if case.evidence.leaves_alarms_to_clients {
+            add_members_own(&case.evidence.alarms, &mut changes);
+        }
         for call in &case.evidence.alarms {
             let (Some(answer), AlarmAction::Get) = (call.answer(), call.request.action()) else { continue };
             let is_asked_for = |name: &Name| [AlarmType::None as i32, name.1].contains(&call.request.alarm);
@@ -56,6 +60,27 @@ impl Checker for Alarms {
         }
         Ok(())
     }
+}
+
+/// Alarms that no client raised. Whoever saw one is as good as who raised it.
+fn add_members_own<'a>(calls: &'a [AlarmCall], changes: &mut BTreeMap<Name, Changes<'a>>) {
+    let mut own: BTreeMap<Name, Changes> = BTreeMap::new();
+    for call in calls.iter().filter(|call| call.request.action() == AlarmAction::Get) {
+        for alarm in call.answer().into_iter().flat_map(|answer| &answer.alarms) {
+            let name = (alarm.member_id, alarm.alarm);
+            if !changes.contains_key(&name) {
+                own.entry(name).or_default().raised.push(call);
+            }
+        }
+    }
+    for call in calls.iter().filter(|call| call.request.action() == AlarmAction::Deactivate) {
+        if let Some(changes) = own.get_mut(&(call.request.member_id, call.request.alarm))
+            && !matches!(call.outcome, Outcome::Refused { .. })
+        {
+            changes.taken_back.push(call);
+        }
+    }
+    changes.extend(own);
 }
 
 fn is_answered_put(operation: &Operation) -> bool {
@@ -89,6 +114,7 @@ impl Changes<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Evidence;
     use super::super::doctored::*;
     use super::*;
     use crate::checkers;
@@ -138,6 +164,25 @@ mod tests {
         let mut early = Story::default();
         early.list_alarms(&[ONE]).raise(ONE);
         assert!(judged(&early).unwrap_err().contains("nobody had raised the alarm"));
+    }
+
+    #[test]
+    fn a_members_own_alarm_that_was_seen_stands_until_a_client_takes_it_back() {
+        let mut story = Story::default();
+        story.list_alarms(&[]).list_alarms(&[ONE]).put("k", "1");
+        assert_eq!(judged(&story), Ok(()), "the member may have taken it back");
+        let judged = |story: &Story| {
+            let evidence = Evidence { leaves_alarms_to_clients: true, ..story.evidence() };
+            Alarms.check(&Case::of(&evidence))
+        };
+        let said = judged(&story).unwrap_err();
+        assert!(said.contains("nobody has taken the alarm back since") && said.contains("Put"), "{said}");
+        let mut story = Story::default();
+        story.list_alarms(&[ONE]).list_alarms(&[]);
+        assert!(judged(&story).is_err());
+        let mut story = Story::default();
+        story.list_alarms(&[ONE]).take_back(ONE).put("k", "1").list_alarms(&[ONE]).list_alarms(&[ONE]);
+        assert_eq!(judged(&story), Ok(()), "it may raise it again");
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct Evidence {
     pub observations: Vec<Observation>,
     /// Every call about alarms, in order of its begin.
     pub alarms: Vec<AlarmCall>,
+    /// No member takes an alarm back in this run.
+    pub leaves_alarms_to_clients: bool,
     /// The members' election timeout, in milliseconds.
     pub election_timeout_ms: u64,
     /// How wrong the members' clocks were.

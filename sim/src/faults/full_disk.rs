@@ -13,6 +13,9 @@ use super::{Fault, Stage, draw_mean_secs, interval};
 use crate::actions::Action;
 use crate::world::dice::Dice;
 
+/// Its name in the list.
+pub const NAME: &str = "full_disk";
+
 /// See the module.
 pub struct FullDisk {
     every: Duration,
@@ -33,7 +36,7 @@ impl FullDisk {
 
 impl Fault for FullDisk {
     fn name(&self) -> &'static str {
-        "full_disk"
+        NAME
     }
 
     fn run<'a>(&'a self, stage: &'a Arc<Stage>, mut dice: Dice) -> BoxFuture<'a, ()> {
@@ -41,7 +44,7 @@ impl Fault for FullDisk {
             while stage.pause(interval(&mut dice, self.every)).await {
                 let machine = dice.pick(&stage.cluster.members()).machine;
                 let room_bytes = dice.magnitude(1, self.room_bytes_max);
-                stage.strike("full_disk");
+                stage.strike(NAME);
                 stage.act(&Action::DiskRoom(machine, Some(room_bytes)));
                 stage.pause(Duration::from_millis(dice.magnitude(1, self.lasts_ms_max))).await;
                 stage.act(&Action::DiskRoom(machine, None));

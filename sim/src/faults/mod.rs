@@ -7,7 +7,7 @@
 mod clocks;
 pub mod crash_in_call;
 mod disk_errors;
-mod full_disk;
+pub mod full_disk;
 mod kill;
 pub mod membership;
 mod network;
@@ -135,7 +135,7 @@ pub const ALL: &[(&str, Make)] = &[
     ("pause", |dice| Box::new(pause::Pause::draw(dice))),
     ("slow_disk", |dice| Box::new(slow_disk::SlowDisk::draw(dice))),
     ("disk_errors", |dice| Box::new(disk_errors::DiskErrors::draw(dice))),
-    ("full_disk", |dice| Box::new(full_disk::FullDisk::draw(dice))),
+    (full_disk::NAME, |dice| Box::new(full_disk::FullDisk::draw(dice))),
     ("clocks", |dice| Box::new(clocks::Clocks::draw(dice))),
     ("network", |dice| Box::new(network::Network::draw(dice))),
     ("partition", |dice| Box::new(partition::Partition::draw(dice))),

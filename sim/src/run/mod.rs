@@ -24,7 +24,7 @@ use crate::faults::{Stage, membership};
 use crate::history::{Answer, Outcome, Recorder};
 use crate::scenario::play::Player;
 use crate::scenario::{self, Caller};
-use crate::workloads::{Client, Knowledge, tap};
+use crate::workloads::{Client, Knowledge, quota, tap};
 use crate::world::clock::{self, ClockErrors, SimTime};
 use crate::world::cluster::{Cluster, client_machine, client_runtime};
 use crate::world::disk::{Death, DiskCounters, DiskKnobs};
@@ -116,6 +116,7 @@ pub fn run(options: &Options) -> Report {
 
 async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Report {
     let plan = Plan::draw(options);
+    let leaves_alarms_to_clients = options.scenario.is_none() && plan.leaves_alarms_to_clients();
     bug::switch_to(options.bug);
 
     let cluster = Cluster::new(&world, plan.members, plan.spares, &plan.limits);
@@ -186,15 +187,29 @@ async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Repor
     let deadline = healed_at.plus_nanos(patience.as_nanos() as u64);
     let unsettled = changes_members && by(deadline, operator.settle(options.membership)).await.is_none();
     let mut clients = Vec::new();
-    for client in playing {
-        // A client that waits for a connection notices the end only when it gets one.
-        let Some(ended) = by(deadline, client).await else { continue };
-        let mut client = ended.expect("a client runs to its end");
-        by(deadline, farewell(&mut client)).await;
-        clients.push(client);
-    }
     let mut auditor = new_client(auditor_number);
-    let audited_at = by(deadline, audit(&mut auditor)).await.unwrap_or(healed_at);
+    let ending = Box::pin(async {
+        for client in playing {
+            // A client that waits for a connection notices the end only when it gets one.
+            let Some(ended) = by(deadline, client).await else { continue };
+            let mut client = ended.expect("a client runs to its end");
+            by(deadline, farewell(&mut client)).await;
+            clients.push(client);
+        }
+        by(deadline, audit(&mut auditor)).await.unwrap_or(healed_at)
+    });
+    let mut keeper = workloads.contains(&Some(quota::NAME)).then(|| new_client(client_count + 3));
+    let keeping = async {
+        match &mut keeper {
+            Some(keeper) => quota::keep_room(keeper).await,
+            None => std::future::pending().await,
+        }
+    };
+    let audited_at = quorate_runtime::select! {
+        biased;
+        audited_at = ending => audited_at,
+        () = keeping => unreachable!("room is kept for ever"),
+    };
     let hashes = by(deadline, hashes(&cluster)).await;
     let numbered = workloads.iter().zip(0..).filter(|(workload, _)| workload.is_some());
     let client_numbers = numbered.map(|(_, number)| number).chain([auditor_number]).collect();
@@ -210,6 +225,7 @@ async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Repor
         elections: recorder.elections(),
         observations: recorder.observations(),
         alarms: recorder.alarms(),
+        leaves_alarms_to_clients,
         election_timeout_ms: plan.limits.settings.election_ms,
         committed: witness::requests(),
         kept: plan.limits.settings.auto_compaction,
@@ -246,7 +262,7 @@ async fn play(options: &Options, world: Arc<World>, log: &LogCollector) -> Repor
     for machine in &cluster.machines {
         disk += machine.disk.counters();
     }
-    drop((clients, auditor));
+    drop((clients, auditor, keeper));
     world.shut_down().await;
     Report {
         depth: Some(plan.limits.depth),

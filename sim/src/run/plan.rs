@@ -7,7 +7,7 @@ use std::time::Duration;
 use quorate_member::{AutoCompaction, MemberConfig};
 use quorate_store::watch::WatchLimits;
 
-use crate::faults::{self, Fault, membership, quorum_lost};
+use crate::faults::{self, Fault, full_disk, membership, quorum_lost};
 use crate::scenario::{self, Scenario};
 use crate::workloads::{self, ClientOptions, Workload};
 use crate::world::cluster::{Depth, Limits};
@@ -139,6 +139,7 @@ impl Plan {
         for _ in 0..dice.between(2, 6) {
             names.push(dice.pick(workloads::ALL).0);
         }
+        let has_quota = names.contains(&workloads::quota::NAME);
         let clients = named_clients(options.seed, names.into_iter().map(Some));
         let calls_per_second = dice.between(25, 60);
         let client_options = ClientOptions {
@@ -169,14 +170,23 @@ impl Plan {
         // Drawn apart, so that the rest of the plan is the same in both.
         let drawn = *Dice::new(options.seed, "depth").pick(&[Depth::Full, Depth::Core]);
         let depth = options.depth.unwrap_or(drawn);
-        let limits = Limits {
+        let mut limits = Limits {
             depth,
             reactors: dice.between(1, 3) as usize,
             busy_percent: *dice.pick(&[0, 0, 0, 0, 1, 10, 10, 30]),
             settings: draw_settings(options, depth, &mut dice),
         };
+        if has_quota {
+            limits.settings.quota_bytes = Some(workloads::quota::draw_bytes(&mut dice));
+        }
         let members = options.members.unwrap_or(*dice.pick(&[1, 1, 3, 3, 3, 5]));
         Self { members, clients, client_options, faults, limits, spares: SPARE_MACHINES, starts: true }
+    }
+
+    /// True if nobody but clients takes alarms back: members do it for disks that were full, and for whoever was removed.
+    pub fn leaves_alarms_to_clients(&self) -> bool {
+        let takes_back = [full_disk::NAME, membership::NAME, quorum_lost::NAME];
+        !self.faults.iter().any(|fault| takes_back.contains(&fault.name()))
     }
 
     /// A scenario leaves the odds of its workloads to the seed.

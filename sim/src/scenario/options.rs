@@ -54,6 +54,14 @@ const ALL: &[(&str, Set, Get)] = &[
     ("max-learners", |c, v| set(&mut c.max_learners, v), |c| c.max_learners.to_string()),
     ("max-request-bytes", |c, v| set(&mut c.max_request_bytes, v), |c| c.max_request_bytes.to_string()),
     ("max-inflight-bytes", |c, v| set(&mut c.inflight_bytes_max, v), |c| c.inflight_bytes_max.to_string()),
+    (
+        "quota-backend-bytes",
+        |c, v| {
+            c.quota_bytes = u64::try_from(v.parse::<i64>().ok()?).ok();
+            Some(())
+        },
+        |c| c.quota_bytes.map_or_else(|| "-1".to_owned(), |bytes| bytes.to_string()),
+    ),
     ("force-new-cluster", |c, v| set(&mut c.force_new_cluster, v), |c| c.force_new_cluster.to_string()),
     (
         "initial-cluster-state",

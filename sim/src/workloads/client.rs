@@ -315,6 +315,11 @@ impl Client {
         within(self.options.timeout, Connection::connect(&self.rt, address)).await?.ok()
     }
 
+    /// Where each member serves.
+    pub(super) fn addresses(&self) -> Vec<Address> {
+        self.stage.cluster.members().iter().map(|machine| machine.client_address()).collect()
+    }
+
     /// Where a member serves that runs and is far behind, as an operator sees on a dashboard.
     pub(super) fn address_of_one_far_behind(&mut self) -> Option<Address> {
         let mut behind = self.addresses_far_behind();

@@ -13,6 +13,7 @@ mod link;
 mod lists;
 mod locks;
 mod maintenance;
+pub mod quota;
 mod ranges;
 mod refusals;
 mod register;
@@ -53,4 +54,5 @@ pub const ALL: &[(&str, Make)] = &[
     ("elections", |dice| Box::new(elections::Elections::draw(dice))),
     ("locks", |dice| Box::new(locks::Locks::draw(dice))),
     ("alarms", |dice| Box::new(alarms::Alarms::draw(dice))),
+    (quota::NAME, |dice| Box::new(quota::Quota::draw(dice))),
 ];
