@@ -17,7 +17,7 @@ import (
 const (
 	fillClients   = 16
 	fillKeys      = 5000
-	fillLeaseSecs = 36_000 // none expires during a test: that is quorate's to do only in a later version
+	fillLeaseSecs = 36_000 // none ends during a test
 	fillTimeout   = 20 * time.Second
 )
 
@@ -31,23 +31,17 @@ func (f *filled) String() string {
 	return fmt.Sprintf("%d puts, %d deletes, %d transactions, %d leases granted, %d revoked", f.puts, f.deletes, f.txns, f.grants, f.revocation)
 }
 
-// fill makes `operations` random changes through the etcd members, which can grant leases: puts with and without a lease, deletes of
+// fill makes `operations` random changes through all members: puts with and without a lease, deletes of
 // keys and ranges, transactions, leases that come and go; and a compaction in the middle.
 func fill(t *testing.T, c *cluster.Cluster, operations int, seed uint64) *filled {
 	t.Helper()
 	done := &filled{}
-	var etcds []*cluster.Member
-	for _, m := range c.Members {
-		if m.Kind != cluster.Quorate {
-			etcds = append(etcds, m)
-		}
-	}
 	for half := range 2 {
 		var clients sync.WaitGroup
 		failed := make(chan error, fillClients)
 		for number := range fillClients {
 			dice := rand.New(rand.NewPCG(seed, uint64(half*fillClients+number)))
-			m := etcds[number%len(etcds)]
+			m := c.Members[number%len(c.Members)]
 			clients.Go(func() {
 				var leases []clientv3.LeaseID
 				for range operations / 2 / fillClients {

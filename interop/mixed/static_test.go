@@ -48,10 +48,15 @@ func TestMixedFromTheStart(t *testing.T) {
 			awaitClusterVersion(c, composition.version)
 			step := &steps{t: t, c: c}
 			step.leases()
+			counted := map[string]bool{}
 			for _, leader := range c.Members {
 				c.MoveLeader(leader)
 				step.everyMemberServes("leader-" + leader.Name)
 				step.burst("burst-" + leader.Name)
+				if !counted[leader.Kind.Name] {
+					counted[leader.Kind.Name] = true
+					step.renewals("renewed-" + leader.Name)
+				}
 			}
 			c.EqualHashes()
 			step.compact()
@@ -185,19 +190,15 @@ func (s *steps) burst(prefix string) {
 	}
 }
 
-// leases grants leases through an etcd member, attaches keys to them through every member, and revokes one: entries that
-// quorate's clients cannot ask for yet, but which it must apply.
+// leases grants leases through each member, attaches keys to them through another, and revokes all but one.
 func (s *steps) leases() {
 	s.t.Helper()
-	etcd := s.firstEtcd()
-	if etcd == nil {
-		return
-	}
 	ctx, cancel := s.context()
 	defer cancel()
 	for number, m := range s.c.Members {
-		granted, err := etcd.Client().Grant(ctx, 3600)
-		s.must(err, "granting a lease through %s", etcd)
+		granter := s.c.Members[(number+1)%len(s.c.Members)]
+		granted, err := granter.Client().Grant(ctx, 3600)
+		s.must(err, "granting a lease through %s", granter)
 		key := fmt.Sprintf("leased/%d", number)
 		_, err = m.Client().Put(ctx, key, "x", clientv3.WithLease(granted.ID))
 		s.must(err, "put with a lease through %s", m)
@@ -206,14 +207,58 @@ func (s *steps) leases() {
 		if number == 0 {
 			continue
 		}
-		_, err = etcd.Client().Revoke(ctx, granted.ID)
-		s.must(err, "revoking a lease through %s", etcd)
+		_, err = granter.Client().Revoke(ctx, granted.ID)
+		s.must(err, "revoking a lease through %s", granter)
 		for _, reader := range s.c.Members {
 			got, err := reader.Client().Get(ctx, key, clientv3.WithPrefix())
 			s.must(err, "reading through %s", reader)
 			if got.Count != 0 {
 				s.t.Fatalf("%s still has %v, whose lease was revoked", reader, got.Kvs)
 			}
+		}
+	}
+}
+
+// renewals has each member grant a lease that all members renew in turn, for twice its time, and one that nobody renews. Whoever does
+// not lead passes renewals and questions on to the leader, which is of the other kind for some of them.
+func (s *steps) renewals(prefix string) {
+	s.t.Helper()
+	ctx, cancel := s.context()
+	defer cancel()
+	const secs = 3
+	grant := func(m *cluster.Member, key string) clientv3.LeaseID {
+		granted, err := m.Client().Grant(ctx, secs)
+		s.must(err, "granting a lease through %s", m)
+		_, err = m.Client().Put(ctx, key, "x", clientv3.WithLease(granted.ID))
+		s.must(err, "put with a lease through %s", m)
+		return granted.ID
+	}
+	kept := make([]clientv3.LeaseID, len(s.c.Members))
+	for number, m := range s.c.Members {
+		kept[number] = grant(m, prefix+"/kept/"+m.Name)
+		grant(m, prefix+"/left/"+m.Name)
+	}
+	for until := time.Now().Add(2 * secs * time.Second); time.Now().Before(until); time.Sleep(300 * time.Millisecond) {
+		for number, id := range kept {
+			for _, m := range s.c.Members {
+				renewed, err := m.Client().KeepAliveOnce(ctx, id)
+				s.must(err, "renewing a lease through %s", m)
+				left, err := m.Client().TimeToLive(ctx, id, clientv3.WithAttachedKeys())
+				s.must(err, "asking %s what a lease has left", m)
+				key := prefix + "/kept/" + s.c.Members[number].Name
+				if renewed.TTL != secs || left.GrantedTTL != secs || left.TTL < secs-1 || len(left.Keys) != 1 || string(left.Keys[0]) != key {
+					s.t.Fatalf("%s renewed %v, and says of it %v", m, renewed, left)
+				}
+			}
+		}
+	}
+	for _, m := range s.c.Members {
+		left, err := m.Client().Get(ctx, prefix+"/left/", clientv3.WithPrefix())
+		s.must(err, "reading through %s", m)
+		stays, err := m.Client().Get(ctx, prefix+"/kept/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+		s.must(err, "reading through %s", m)
+		if left.Count != 0 || stays.Count != int64(len(s.c.Members)) {
+			s.t.Fatalf("%s has %v of leases that nobody renewed, and %d of those that were renewed", m, left.Kvs, stays.Count)
 		}
 	}
 }
