@@ -6,7 +6,7 @@
 //! and a call that goes away takes its key with it.
 //!
 //! Both services are clients of this member's own KV, Lease and Watch: [`lock`], [`election`]. What these refuse reaches the
-//! caller with its text, but as [`Code::Unknown`](tonic::Code::Unknown), as from etcd, where the errors pass through a client.
+//! caller with its text, but as [`Code::Unknown`], as from etcd, where the errors pass through a client.
 //!
 //! Source: etcd `client/v3/concurrency`, `server/etcdserver/api/v3lock`, `server/etcdserver/api/v3election`.
 
@@ -31,7 +31,7 @@ use quorate_proto::mvccpb::KeyValue;
 use quorate_runtime::{BoxFuture, select};
 use quorate_store::watch::{Answer, NewWatch};
 use quorate_types::Error;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::errors;
 use crate::service::Api;
@@ -43,9 +43,12 @@ const SESSION_TTL_SECS: i64 = 60;
 const ANSWERS_PER_TURN: usize = 64;
 const BYTES_PER_TURN: usize = 64 << 10;
 
-/// As etcd tells it.
+/// As etcd tells it: a time that has run out keeps its code, all else loses it.
 fn told(status: Status) -> Status {
-    Status::unknown(status.message())
+    match status.code() {
+        Code::DeadlineExceeded => status,
+        _ => Status::unknown(status.message()),
+    }
 }
 
 /// All keys of the queue `name` begin with this.
