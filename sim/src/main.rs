@@ -53,6 +53,8 @@ fn command() -> Command {
                         .help("Members come and go in each run, and some get a snapshot"),
                 )
                 .arg(number("members", "How many members [default: as the seed decides]"))
+                .arg(number("clients", "How many clients [default: as the seed decides]"))
+                .arg(number("rate", "Calls a second, of all clients [default: as the seed decides]"))
                 .arg(Arg::new("depth").long("depth").value_name("DEPTH").value_parser(["full", "core"]).help(
                     "Bytes on streams, or calls and messages handed over as they are [default: as the seed decides]",
                 ))
@@ -156,6 +158,8 @@ fn options(matches: &ArgMatches, seed: u64) -> Options {
         membership: matches.get_flag("membership"),
         unsafe_no_fsync: matches.get_flag("unsafe-no-fsync"),
         members: matches.get_one("members").copied(),
+        clients: matches.get_one("clients").copied(),
+        calls_per_second: matches.get_one("rate").copied(),
         depth: matches.get_one::<String>("depth").and_then(|name| Depth::named(name)),
         flip_value: matches.get_one("flip-value").copied(),
         fault: matches.get_one::<String>("fault").and_then(|name| faults::named(name)),

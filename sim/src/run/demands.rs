@@ -25,6 +25,7 @@ pub const MARKS: &[&str] = &[
     "lease_count_begins",
     "lease_ended",
     "membership_change_refused",
+    "quota_used_up",
     "renewal_counted_before_applied",
     "renewal_waits_for_the_end",
     "snapshot_installed",

@@ -24,6 +24,10 @@ pub struct Options {
     pub operations: u64,
     /// How many members, if not as the seed decides.
     pub members: Option<u64>,
+    /// How many clients, if not as the seed decides.
+    pub clients: Option<u64>,
+    /// How often all of them together call, if nothing makes them wait and if not as the seed decides.
+    pub calls_per_second: Option<u64>,
     /// How much is real, if not as the seed decides.
     pub depth: Option<Depth>,
     /// The only fault, if the seed does not decide which there are.
@@ -50,6 +54,8 @@ impl Options {
             seconds: 60,
             operations: 1000,
             members: None,
+            clients: None,
+            calls_per_second: None,
             depth: None,
             fault: None,
             membership: false,
@@ -83,6 +89,12 @@ impl Options {
         }
         if let Some(members) = self.members {
             command += &format!(" --members {members}");
+        }
+        if let Some(clients) = self.clients {
+            command += &format!(" --clients {clients}");
+        }
+        if let Some(calls_per_second) = self.calls_per_second {
+            command += &format!(" --rate {calls_per_second}");
         }
         if let Some(depth) = self.depth {
             command += &format!(" --depth {depth}");
@@ -136,12 +148,14 @@ impl Plan {
         }
         // There are always writers: the first client plays registers.
         let mut names = vec![workloads::ALL[0].0];
-        for _ in 0..dice.between(2, 6) {
+        let drawn = dice.between(2, 6);
+        for _ in 0..options.clients.map_or(drawn, |clients| clients.max(1) - 1) {
             names.push(dice.pick(workloads::ALL).0);
         }
         let has_quota = names.contains(&workloads::quota::NAME);
         let clients = named_clients(options.seed, names.into_iter().map(Some));
-        let calls_per_second = dice.between(25, 60);
+        let drawn = dice.between(25, 60);
+        let calls_per_second = options.calls_per_second.unwrap_or(drawn).max(1);
         let client_options = ClientOptions {
             think: Duration::from_micros(clients.len() as u64 * 1_000_000 / calls_per_second),
             timeout: Duration::from_millis(dice.between(800, 8000)),

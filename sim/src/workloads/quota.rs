@@ -31,7 +31,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(300);
 
 /// A quota for a plan with this workload.
 pub fn draw_bytes(dice: &mut Dice) -> u64 {
-    *dice.pick(&[60 << 10, 150 << 10, 500 << 10])
+    *dice.pick(&[40 << 10, 60 << 10, 100 << 10])
 }
 
 /// See the module.

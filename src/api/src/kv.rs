@@ -23,6 +23,7 @@ use quorate_proto::etcdserverpb::{
 };
 use quorate_proto::mvccpb::KeyValue;
 use quorate_runtime::clock::MonoTime;
+use quorate_runtime::mark;
 use quorate_store::{Response, View, is_read_only};
 use quorate_types::{Error, Revision};
 use tonic::Status;
@@ -169,6 +170,7 @@ impl Api {
         if self.member.check_quota(request) {
             return Ok(());
         }
+        mark!("quota_used_up");
         let raised = {
             let view = self.member.view();
             view.alarms().iter().any(|raised| raised.member_id == member_id && raised.alarm() == AlarmType::Nospace)

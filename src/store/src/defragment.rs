@@ -151,9 +151,7 @@ impl Copying {
             copy_leases(&reading, &transaction).map_err(failed)?;
         }
         copy_records(&reading, &transaction).map_err(failed)?;
-        let freed = !bug!("defragmentation-frees-nothing");
-        let row_bytes_high = if freed { record.row_bytes } else { record.row_bytes_high };
-        let complete = StateRecord { row_bytes_high, ..record };
+        let complete = StateRecord { row_bytes_high: record.row_bytes, ..record };
         flush::put_meta(&transaction, &to, format::STATE, &complete.encode())?;
         flush::commit(transaction, &to)?;
         Ok(Some(complete))
