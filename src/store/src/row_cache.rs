@@ -6,7 +6,7 @@
 //!
 //! The cache is a table of sets of eight rows, in shards with a lock each, so that threads seldom meet. A row has one set
 //! where it can be. When a set is full, or the shard holds more bytes than its share, rows go that were not used since the
-//! hand last passed.
+//! hand last passed. A set is made when its first row comes: a store that is seldom read costs no memory for it.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -32,7 +32,7 @@ pub(crate) struct RowCache {
 }
 
 struct Shard {
-    sets: Box<[Set]>,
+    sets: Box<[Option<Box<Set>>]>,
     bytes: usize,
     bytes_max: usize,
     /// The set where the next search for something to drop begins.
@@ -51,7 +51,7 @@ impl RowCache {
     pub(crate) fn new(bytes_max: usize) -> Self {
         let bytes_max = bytes_max / SHARDS;
         let sets = bytes_max / (PLACE_BYTES * WAYS);
-        let shard = || Shard { sets: (0..sets).map(|_| Set::new()).collect(), bytes: 0, bytes_max, hand: 0 };
+        let shard = || Shard { sets: (0..sets).map(|_| None).collect(), bytes: 0, bytes_max, hand: 0 };
         Self { shards: (0..SHARDS).map(|_| Mutex::new(shard())).collect() }
     }
 
@@ -60,7 +60,7 @@ impl RowCache {
         let hash = hash(revision);
         let mut shard = self.shard(hash);
         let place = shard.place(hash)?;
-        let set = &mut shard.sets[place];
+        let set = shard.sets[place].as_mut()?;
         let way = set.revisions.iter().position(|found| *found == revision)?;
         set.used |= 1 << way;
         Some(set.rows[way].clone())
@@ -107,7 +107,7 @@ impl Shard {
         while self.bytes + cost(row) > self.bytes_max {
             self.sweep();
         }
-        let set = &mut self.sets[place];
+        let set = self.sets[place].get_or_insert_with(|| Box::new(Set::new()));
         let way = set.way_for(revision);
         if set.revisions[way] != NOTHING {
             self.bytes -= cost(&set.rows[way]);
@@ -119,15 +119,16 @@ impl Shard {
 
     /// Drops the unused rows of one set, and takes the others for unused until they are used again.
     fn sweep(&mut self) {
-        let set = &mut self.sets[self.hand];
-        for way in 0..WAYS {
-            if set.revisions[way] != NOTHING && set.used & (1 << way) == 0 {
-                self.bytes -= cost(&set.rows[way]);
-                set.revisions[way] = NOTHING;
-                set.rows[way] = Bytes::new();
+        if let Some(set) = &mut self.sets[self.hand] {
+            for way in 0..WAYS {
+                if set.revisions[way] != NOTHING && set.used & (1 << way) == 0 {
+                    self.bytes -= cost(&set.rows[way]);
+                    set.revisions[way] = NOTHING;
+                    set.rows[way] = Bytes::new();
+                }
             }
+            set.used = 0;
         }
-        set.used = 0;
         self.hand = (self.hand + 1) % self.sets.len();
     }
 }
@@ -186,7 +187,7 @@ mod tests {
             .iter()
             .flat_map(|shard| {
                 let shard = shard.lock().expect("no panic");
-                let sets = shard.sets.iter();
+                let sets = shard.sets.iter().flatten();
                 sets.flat_map(|set| {
                     (0..WAYS).filter(|way| set.revisions[*way] != NOTHING).map(|way| cost(&set.rows[way]))
                 })
