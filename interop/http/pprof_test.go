@@ -85,7 +85,7 @@ func TestGosToolReadsProfiles(t *testing.T) {
 		}
 	}
 	heap := top(t, d.Endpoint+"/debug/pprof/heap")
-	for _, expected := range []string{"Type: inuse_space", "quorate/main.rs:"} {
+	for _, expected := range []string{"Type: inuse_space", "quorate/allocator.rs:", "store/"} {
 		if !strings.Contains(heap, expected) {
 			t.Errorf("no %q in\n%s", expected, heap)
 		}

@@ -179,6 +179,16 @@ impl Client {
         self.call(Request::Put(pb::PutRequest { key, value, ..Default::default() })).await
     }
 
+    /// Compacts. What is about to vanish has to be explained before (see [`super::tap`]).
+    pub async fn compact(&mut self, revision: i64, physical: bool) -> Outcome {
+        // Before the call: it may be done although nobody says so. A revision that is not there yet is refused.
+        if revision <= self.newest_revision() {
+            let mut knowledge = lock(&self.knowledge);
+            knowledge.compacted = knowledge.compacted.max(revision);
+        }
+        self.call(Request::Compact(pb::CompactionRequest { revision, physical })).await
+    }
+
     /// A linearizable read of the newest revision of a range.
     pub async fn read(&mut self, key: Bytes, range_end: Bytes) -> Outcome {
         self.call(Request::Range(pb::RangeRequest { key, range_end, ..Default::default() })).await

@@ -1,11 +1,9 @@
 //! Compaction, logical and physical, while others read at old revisions. What is about to vanish is explained first (see
 //! [`super::tap`]).
 
-use quorate_proto::etcdserverpb as pb;
 use quorate_runtime::BoxFuture;
 
 use super::{Client, Workload, tap};
-use crate::history::Request;
 use crate::world::dice::Dice;
 use crate::world::lock;
 
@@ -45,12 +43,8 @@ impl Workload for Compaction {
                 if revision < 1 || !explained {
                     continue;
                 }
-                if revision <= newest {
-                    let mut knowledge = lock(&client.knowledge);
-                    knowledge.compacted = knowledge.compacted.max(revision);
-                }
                 let physical = client.dice.percent(30);
-                client.call(Request::Compact(pb::CompactionRequest { revision, physical })).await;
+                client.compact(revision, physical).await;
             }
         })
     }

@@ -18,7 +18,6 @@ use super::{Client, Workload, tap};
 use crate::history::{Outcome, Request};
 use crate::world::clock;
 use crate::world::dice::Dice;
-use crate::world::lock;
 
 /// Its name in the list.
 pub const NAME: &str = "quota";
@@ -88,11 +87,7 @@ async fn make_room(client: &mut Client) {
     }
     let newest = client.newest_revision();
     if newest > 0 && tap::explain(client, newest).await {
-        {
-            let mut knowledge = lock(&client.knowledge);
-            knowledge.compacted = knowledge.compacted.max(newest);
-        }
-        client.call(Request::Compact(pb::CompactionRequest { revision: newest, physical: true })).await;
+        client.compact(newest, true).await;
     }
     for address in client.addresses() {
         let Some(connection) = client.connection_to(address).await else { continue };

@@ -11,8 +11,8 @@
 //! - `concurrency`: locks and elections, as clients of the handlers.
 //! - `watch`: streams of watches; `leader_watch` ends those that want a leader when there is none.
 //! - `grpc_health`, `reflection`: gRPC's own services.
-//! - `plain`, `debug`, `pprof`, `recent_calls`: `/version`, `/metrics` and what else is no gRPC; `health` and `probes`: is the member well. `gateway`: all of gRPC
-//!   as JSON. `access`: whose pages may ask. `peer`: the port that other members talk to.
+//! - `plain`, `debug`, `pprof`, `recent_calls`: `/version`, `/metrics` and what else is no gRPC; `health` and `probes`: is the
+//!   member well. `gateway`: all of gRPC as JSON. `access`: whose pages may ask. `peer`: the port that other members talk to.
 //! - `room`: how much large messages may take in memory.
 //! - `metrics`: what is counted on the way; `timed_read`, `request_stats`: what is said of slow calls.
 //!

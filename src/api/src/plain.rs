@@ -16,6 +16,8 @@ use crate::{debug, health, probes};
 
 /// Text, as Go's server declares it.
 pub const TEXT: &str = "text/plain; charset=utf-8";
+/// A page, as Go's server declares it.
+pub const HTML: &str = "text/html; charset=utf-8";
 /// JSON, as etcd declares it.
 pub const JSON: &str = "application/json";
 /// The gateway's description.

@@ -23,7 +23,6 @@ use crate::service::Api;
 /// Where all of it is.
 pub const PREFIX: &str = "/debug/pprof/";
 
-const HTML: &str = "text/html; charset=utf-8";
 const PROFILE: &str = "application/octet-stream";
 /// By this Go's tool knows that the body says what is wrong.
 const GO_PPROF: HeaderName = HeaderName::from_static("x-go-pprof");
@@ -66,7 +65,7 @@ where
     B: Body<Data = Bytes, Error: Display>,
 {
     let mut response = match parts.uri.path().strip_prefix(PREFIX).unwrap_or_default() {
-        "" => plain::respond(StatusCode::OK, HTML, Bytes::from_static(INDEX.as_bytes())),
+        "" => plain::respond(StatusCode::OK, plain::HTML, Bytes::from_static(INDEX.as_bytes())),
         "cmdline" => plain::respond(StatusCode::OK, plain::TEXT, api.process.command_line.join("\0").into()),
         "symbol" => functions(api, profiler, parts, body).await,
         "profile" => profile("profile", cpu(api, profiler, duration(&parts.uri)).await),

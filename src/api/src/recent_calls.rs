@@ -22,8 +22,6 @@ use crate::plain;
 /// Where it is.
 pub const PATH: &str = "/debug/requests";
 
-const HTML: &str = "text/html; charset=utf-8";
-
 /// Calls in a column.
 const KEPT: usize = 10;
 
@@ -97,7 +95,7 @@ impl RecentCalls {
     pub fn answer(&self, uri: &Uri) -> Response<ApiBody> {
         let wanted = plain::query(uri, "fam").next().zip(plain::query(uri, "b").next());
         let column = wanted.and_then(|(family, column)| Some((family, column.parse::<i64>().ok()?)));
-        plain::respond(StatusCode::OK, HTML, Bytes::from(self.page(column)))
+        plain::respond(StatusCode::OK, plain::HTML, Bytes::from(self.page(column)))
     }
 
     /// The table of all services; below it the calls of one column of one of them, -1 being those that go on.

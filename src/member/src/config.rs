@@ -3,10 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use quorate_proto::etcdserverpb::InternalRaftRequest;
 use quorate_raft::transport::PeerLimits;
 use quorate_store::watch::WatchLimits;
 
 use crate::auto_compaction::AutoCompaction;
+
+/// Committed but unapplied entries beyond which proposals are refused (etcd `server/etcdserver/v3_server.go`).
+const APPLY_GAP_MAX: u64 = 5000;
+/// The same for what goes first ([`MemberConfig::revocations_go_first`]).
+const APPLY_GAP_MAX_FIRST: u64 = 2 * APPLY_GAP_MAX;
 
 /// What a member without data does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,5 +205,30 @@ impl MemberConfig {
     pub fn lease_ttl_min_secs(&self) -> i64 {
         let ticks_ms = self.election_ticks() as u64 * self.heartbeat_ms;
         i64::try_from((3 * ticks_ms).div_ceil(2).div_ceil(1000)).unwrap_or(i64::MAX)
+    }
+
+    /// How many entries may be committed and not applied yet when `request` is proposed.
+    pub fn apply_gap_max(&self, request: &InternalRaftRequest) -> u64 {
+        match self.revocations_go_first && request.lease_revoke.is_some() {
+            true => APPLY_GAP_MAX_FIRST,
+            false => APPLY_GAP_MAX,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::etcdserverpb::{LeaseGrantRequest, LeaseRevokeRequest};
+
+    use super::*;
+
+    #[test]
+    fn only_revocations_go_first_and_only_if_told_so() {
+        let grant = InternalRaftRequest { lease_grant: Some(LeaseGrantRequest::default()), ..Default::default() };
+        let revoke = InternalRaftRequest { lease_revoke: Some(LeaseRevokeRequest::default()), ..Default::default() };
+        let mut config = MemberConfig::single("a", Path::new("a"), "http://a:2380", "http://a:2379");
+        assert_eq!((config.apply_gap_max(&grant), config.apply_gap_max(&revoke)), (5_000, 5_000));
+        config.revocations_go_first = true;
+        assert_eq!((config.apply_gap_max(&grant), config.apply_gap_max(&revoke)), (5_000, 10_000));
     }
 }

@@ -104,11 +104,6 @@ pub const CLUSTER_VERSION: &str = "3.7.0";
 /// Requests that may wait for the raft loop; more callers wait for a place.
 const PROPOSAL_QUEUE: usize = 8192;
 
-/// Committed but unapplied entries beyond which proposals are refused (etcd `server/etcdserver/v3_server.go`).
-const APPLY_GAP_MAX: u64 = 5000;
-/// The same for who goes first ([`MemberConfig::revocations_go_first`]).
-const APPLY_GAP_MAX_FIRST: u64 = 2 * APPLY_GAP_MAX;
-
 /// A handle on a running member, cheap to clone.
 #[derive(Clone)]
 pub struct Member {
@@ -384,9 +379,7 @@ impl Member {
             return Err(Error::RequestTooLarge);
         }
         let status = inner.published.status();
-        let goes_first = inner.config.revocations_go_first && request.lease_revoke.is_some();
-        let gap_max = if goes_first { APPLY_GAP_MAX_FIRST } else { APPLY_GAP_MAX };
-        if status.committed.0 > status.applied.0 + gap_max {
+        if status.committed.0 > status.applied.0 + inner.config.apply_gap_max(request) {
             return Err(Error::TooManyRequests);
         }
         self.submit(request_id, only_in, begun_at, Payload::Request(data)).await

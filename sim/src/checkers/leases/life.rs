@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use quorate_types::Error;
 
 use crate::checkers::Evidence;
 use crate::checkers::replay::{Maker, Replay};
@@ -75,8 +74,7 @@ pub(super) fn all<'a>(evidence: &'a Evidence, replay: &Replay) -> BTreeMap<i64, 
             (LeaseRequest::KeepAlive(_), Some(LeaseAnswer::KeepAlive(answer))) if answer.ttl > 0 => {
                 life.renewals.push(call);
             }
-            // Who was told that there is no such lease renewed none. Any other refusal may have come after it was counted.
-            (LeaseRequest::KeepAlive(_), None) if !is_told_that_none_is_there(call) => life.lost_renewals.push(call),
+            (LeaseRequest::KeepAlive(_), None) if !refused => life.lost_renewals.push(call),
             (LeaseRequest::TimeToLive(_), Some(LeaseAnswer::TimeToLive(answer))) => {
                 life.times_to_live.push((call, answer.ttl));
             }
@@ -85,10 +83,6 @@ pub(super) fn all<'a>(evidence: &'a Evidence, replay: &Replay) -> BTreeMap<i64, 
     }
     follow_keys(&mut lives, replay);
     lives
-}
-
-fn is_told_that_none_is_there(call: &LeaseCall) -> bool {
-    matches!(&call.outcome, Outcome::Refused { message, .. } if message == Error::LeaseNotFound.message())
 }
 
 /// Which keys each lease had, revision by revision.

@@ -63,8 +63,9 @@ pub(super) async fn keep_in_touch(peer: Arc<Peer>) {
         send(&peer, Vec::new());
         peer.rt().sleep(LINK_HEARTBEAT_INTERVAL).await;
         let silent_ns = peer.rt().mono_now().as_nanos().saturating_sub(peer.heard_at_ns.load(Ordering::Relaxed));
-        if u128::from(silent_ns) > peer.core().read_limit().as_nanos() {
-            peer.deactivate("frames", "read", "nothing came for too long");
+        let limit = peer.core().read_limit();
+        if u128::from(silent_ns) > limit.as_nanos() {
+            peer.deactivate("frames", "read", format_args!("nothing came for {limit:?}"));
         }
     }
 }

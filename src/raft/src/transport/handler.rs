@@ -198,10 +198,11 @@ where
 {
     let limit_bytes = transport.core.config.limits.codec.frame_bytes_max;
     let mut arrived = Arrived::default();
-    let limit = transport.core.read_limit();
-    let mut patience = Patience::new(transport.core.rt.clone(), limit);
+    let mut patience = Patience::new(transport.core.rt.clone(), transport.core.read_limit());
     loop {
-        let frame = patience.wait(body.frame()).await.map_err(|_| format!("nothing came for {limit:?}"))?;
+        let Ok(frame) = patience.wait(body.frame()).await else {
+            return Err(format!("nothing came for {:?}", patience.limit()));
+        };
         let Some(frame) = frame else { break };
         if let Ok(data) = frame.map_err(|error| error.to_string())?.into_data() {
             arrived.push(data);

@@ -23,6 +23,11 @@ impl Patience {
         Self { limit, deadline, timer: rt.sleep_until(deadline), rt }
     }
 
+    /// How long it waits for each.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// Waits for `work`.
     pub async fn wait<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Elapsed> {
         self.deadline = self.rt.mono_now() + self.limit;

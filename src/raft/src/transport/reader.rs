@@ -128,7 +128,7 @@ async fn read_frames(peer: &Peer, kind: StreamKind, mut body: Incoming, patience
     let mut dropping = false;
     loop {
         let data = match patience.wait(body.frame()).await {
-            Err(_) => return Ended::Silent(core.read_limit()),
+            Err(_) => return Ended::Silent(patience.limit()),
             Ok(None) => return decoder.finish().map_or_else(Ended::from, |()| Ended::Closed),
             Ok(Some(Err(error))) => return error.into(),
             Ok(Some(Ok(frame))) => match frame.into_data() {

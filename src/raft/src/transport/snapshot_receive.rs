@@ -186,7 +186,10 @@ where
     /// Reads on; false at the proper end of the body.
     async fn more(&mut self) -> io::Result<bool> {
         match self.patience.wait(self.body.frame()).await {
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came for too long")),
+            Err(_) => {
+                let text = format!("nothing came for {:?}", self.patience.limit());
+                Err(io::Error::new(io::ErrorKind::TimedOut, text))
+            }
             Ok(None) => Ok(false),
             Ok(Some(Err(error))) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, error.to_string())),
             Ok(Some(Ok(frame))) => {
