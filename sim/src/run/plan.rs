@@ -255,15 +255,15 @@ fn draw_settings(options: &Options, depth: Depth, dice: &mut Dice) -> MemberConf
         flush_interval: Duration::from_millis(*dice.pick(if often {
             &[1, 20, 100, 100, 1000, 1000]
         } else {
-            &[500, 2000, 10_000]
+            &[2000, 5000, 20_000]
         })),
         pending_bytes_max: *dice.pick(if often { &[8 << 10, 256 << 10, 64 << 20] } else { &[256 << 10, 64 << 20] }),
         cache_bytes: *dice.pick(&[64 << 10, 1 << 20, 64 << 20]),
         wal_segment_bytes: *dice.pick(&[4 << 10, 32 << 10, 1 << 20, 4_000_000]),
         log_memory_bytes: *dice.pick(&[256, 4 << 10, 64 << 20]),
-        compaction_batch_rows: *dice.pick(if often { &[1, 10, 1000] } else { &[100, 1000] }),
+        compaction_batch_rows: *dice.pick(if often { &[1, 10, 1000] } else { &[300, 1000] }),
         compaction_interval: Duration::from_millis(*dice.pick(if often { &[1, 10, 200] } else { &[10, 200] })),
-        defragment_slice_bytes: *dice.pick(&[300, 8 << 10, 8 << 20]),
+        defragment_slice_bytes: *dice.pick(if often { &[300, 8 << 10, 8 << 20] } else { &[64 << 10, 8 << 20] }),
         watch_limits: draw_watch_limits(dice),
         auto_compaction: draw_auto_compaction(dice),
         lease_checkpoint_interval: dice.percent(50).then(|| Duration::from_millis(dice.between(500, 5000))),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use madsim::time::TimeHandle;
 use quorate_runtime::clock::{MonoTime, WallTime};
 
-use crate::world::lock;
+use crate::world::{lock, wakes};
 
 /// Simulated time since the run began, the same for all machines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,7 +108,7 @@ impl Wake for Alarm {
             state.waiter.take()
         };
         if let Some(waiter) = waiter {
-            waiter.wake();
+            wakes::by_timer(waiter);
         }
     }
 }
@@ -259,17 +259,25 @@ impl MachineClock {
     /// The true time at which the monotonic clock will show `deadline`, if its rate stays.
     fn when(&self, deadline: MonoTime) -> SimTime {
         let state = lock(&self.state);
-        let wait_ns = u128::from(deadline.as_nanos().saturating_sub(state.mono_ns));
+        let wait_ns = deadline.as_nanos().saturating_sub(state.mono_ns);
+        if state.rate_ppm == 0 {
+            // Most clocks are right, and every poll of a timer asks.
+            return SimTime(state.since.0.saturating_add(wait_ns));
+        }
         let rate = (1_000_000 + state.rate_ppm) as u128;
-        let true_ns = (wait_ns * 1_000_000).div_ceil(rate);
+        let true_ns = (u128::from(wait_ns) * 1_000_000).div_ceil(rate);
         SimTime(u64::try_from(u128::from(state.since.0) + true_ns).unwrap_or(u64::MAX))
     }
 }
 
 impl ClockState {
     fn mono_at(&self, at: SimTime) -> u64 {
+        let since_ns = at.0 - self.since.0;
+        if self.rate_ppm == 0 {
+            return self.mono_ns + since_ns;
+        }
         let rate = (1_000_000 + self.rate_ppm) as u128;
-        self.mono_ns + (u128::from(at.0 - self.since.0) * rate / 1_000_000) as u64
+        self.mono_ns + (u128::from(since_ns) * rate / 1_000_000) as u64
     }
 }
 

@@ -3,13 +3,15 @@
 //! madsim picks the next task by the seed, from a list that is in order of the wakes. That order must be the same in every run,
 //! and in one place it is not: `tokio::sync::watch` spreads its waiters over lists by a generator of its own, which starts
 //! differently in each thread of a process. So the tasks of simulated processes are not woken on the spot: who is to be
-//! woken is collected, and one dispatcher wakes them in order of their numbers. Whatever order tokio wakes its waiters in within
-//! one poll, madsim sees the same.
+//! woken is collected, and when the poll that wakes them is over they are woken in order of their numbers. Whatever order tokio
+//! wakes its waiters in within one poll, madsim sees the same. Whom the harness wakes, which polls its own tasks, one dispatcher
+//! wakes. Timers ring one by one, in an order that is the seed's already, and wake on the spot.
 //!
 //! Where processors are busy with other things, a task that is woken now and then waits for its turn, alone: all others go on. Some
 //! tasks are unlucky: they have to wait far more often than others, as long as they live.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -31,7 +33,8 @@ pub struct WakeOrder {
 #[derive(Default)]
 struct State {
     next_task: u64,
-    woken: BTreeMap<u64, Waker>,
+    /// Who is to be woken, by its number; some more than once.
+    woken: Vec<(u64, Waker)>,
     dispatcher: Option<Waker>,
     busy: Option<Busy>,
     /// See the module. A number is never used again.
@@ -63,6 +66,39 @@ const BUSY_MAX: Duration = Duration::from_millis(500);
 
 /// Longest time that a task waits for its turn.
 const STALL_MAX: Duration = Duration::from_secs(3);
+
+/// Who may be woken on the spot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wakes {
+    /// Nobody; the dispatcher does it.
+    Harness,
+    /// Nobody; who polls a task does it afterwards.
+    Task,
+    /// Everybody, unless they may have to wait for their turn.
+    Timer,
+}
+
+thread_local! {
+    static WAKES: Cell<Wakes> = const { Cell::new(Wakes::Harness) };
+}
+
+/// Does `work` while wakes come from `wakes`.
+fn while_wakes_are<T>(wakes: Wakes, work: impl FnOnce() -> T) -> T {
+    /// Also when `work` panics, as a member may: its thread goes on with the next run.
+    struct Outer(Wakes);
+    impl Drop for Outer {
+        fn drop(&mut self) {
+            WAKES.set(self.0);
+        }
+    }
+    let _outer = Outer(WAKES.replace(wakes));
+    work()
+}
+
+/// Wakes whom a timer wakes.
+pub fn by_timer(waiter: Waker) {
+    while_wakes_are(Wakes::Timer, || waiter.wake());
+}
 
 /// How long other work keeps a processor.
 pub fn busy_for(dice: &mut Dice) -> Duration {
@@ -127,15 +163,30 @@ impl WakeOrder {
         });
     }
 
-    /// Wakes whoever was collected, forever. One task must run this.
+    /// Wakes whoever was collected, in order, each once.
+    fn pass_all_on(self: &Arc<Self>) {
+        let mut woken = {
+            let mut state = lock(&self.state);
+            if state.woken.is_empty() {
+                return;
+            }
+            std::mem::take(&mut state.woken)
+        };
+        woken.sort_unstable_by_key(|(task, _)| *task);
+        woken.dedup_by_key(|(task, _)| *task);
+        woken.drain(..).for_each(|(task, waker)| self.pass_on(task, waker));
+        let mut state = lock(&self.state);
+        if state.woken.is_empty() {
+            // Its room is used again.
+            state.woken = woken;
+        }
+    }
+
+    /// Wakes whom the harness wakes, forever. One task must run this.
     pub async fn dispatch(self: Arc<Self>) {
         poll_fn(|context| {
-            let woken = {
-                let mut state = lock(&self.state);
-                state.dispatcher = Some(context.waker().clone());
-                std::mem::take(&mut state.woken)
-            };
-            woken.into_iter().for_each(|(task, waker)| self.pass_on(task, waker));
+            lock(&self.state).dispatcher = Some(context.waker().clone());
+            self.pass_all_on();
             Poll::<()>::Pending
         })
         .await;
@@ -153,12 +204,17 @@ struct Bell {
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
         let Some(task) = lock(&self.task).clone() else { return };
-        let dispatcher = {
-            let mut state = lock(&self.order.state);
-            state.woken.insert(self.number, task);
-            state.dispatcher.take()
-        };
-        if let Some(dispatcher) = dispatcher {
+        let wakes = WAKES.get();
+        let mut state = lock(&self.order.state);
+        if wakes == Wakes::Timer && state.busy.is_none() && state.stalled.is_empty() {
+            drop(state);
+            return task.wake();
+        }
+        state.woken.push((self.number, task));
+        if wakes != Wakes::Task
+            && let Some(dispatcher) = state.dispatcher.take()
+        {
+            drop(state);
             dispatcher.wake();
         }
     }
@@ -182,7 +238,10 @@ impl Future for OrderedTask {
             }
         }
         let ordered = &mut *self;
-        ordered.task.as_mut().poll(&mut Context::from_waker(&ordered.waker))
+        let mut context = Context::from_waker(&ordered.waker);
+        let polled = while_wakes_are(Wakes::Task, || ordered.task.as_mut().poll(&mut context));
+        ordered.bell.order.pass_all_on();
+        polled
     }
 }
 

@@ -302,11 +302,11 @@ impl Member {
             membership_changed: false,
         };
         let lock = booted.lock;
+        // A task each: what wakes one does not poll the other.
+        let raft_ended = shared::spawn_stopping_on_panic(&rt, "raft loop", &stopping, raft_loop.run());
+        let apply_ended = shared::spawn_stopping_on_panic(&rt, "apply loop", &stopping, apply_loop.run());
         rt.spawn(Box::pin(async move {
-            quorate_runtime::join!(
-                shared::stop_on_panic("raft loop", &stopping, raft_loop.run()),
-                shared::stop_on_panic("apply loop", &stopping, apply_loop.run()),
-            );
+            quorate_runtime::join!(raft_ended, apply_ended);
             transport.stop();
             // Another process may take the directory only now that nothing of ours can write to it.
             drop(lock);

@@ -3,6 +3,7 @@
 //! The raft loop and the apply loop each own their state; nobody else touches it. What handles need to know at any moment is
 //! published here as plain atomics: each is written by one loop, and no two are read as one fact.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use quorate_proto::raftpb;
 use quorate_raft::node::{Committed, PeerProgress};
 use quorate_runtime::clock::MonoTime;
 use quorate_runtime::sync::{oneshot, watch};
+use quorate_runtime::{Rt, spawn};
 use quorate_store::Response;
 use quorate_types::{Error, LeaseId, LogIndex, MemberId, Term};
 
@@ -256,16 +258,28 @@ impl Stopping {
     }
 }
 
-/// Runs `work` (a loop of the member) to its end. raft-rs and the store end in a panic when one of their invariants breaks;
-/// then the reason is kept and the whole member stops: what broke must not be used again.
-pub async fn stop_on_panic(name: &'static str, stopping: &Stopping, work: impl Future<Output = ()>) {
-    if let Err(panic) = std::panic::AssertUnwindSafe(work).catch_unwind().await {
-        let text = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("no text");
-        tracing::error!(which = name, reason = text, "an invariant broke; this member stops");
-        stopping.ask(StopReason::Failed(format!("the {name} broke an invariant: {text}")));
+/// Runs `work` (a loop of the member) to its end, in a task of its own, and ends with it. raft-rs and the store end in a panic when
+/// one of their invariants breaks; then the reason is kept and the whole member stops: what broke must not be used again.
+pub fn spawn_stopping_on_panic(
+    rt: &Rt,
+    name: &'static str,
+    stopping: &Arc<Stopping>,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = ()> + Send + 'static {
+    let stopping = Arc::clone(stopping);
+    let ended = spawn::spawn_with_result(&**rt, async move {
+        if let Err(panic) = std::panic::AssertUnwindSafe(work).catch_unwind().await {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("no text");
+            tracing::error!(which = name, reason = text, "an invariant broke; this member stops");
+            stopping.ask(StopReason::Failed(format!("the {name} broke an invariant: {text}")));
+        }
+    });
+    async move {
+        // Without a result its task is gone, and so is the process.
+        let _ = ended.await;
     }
 }
